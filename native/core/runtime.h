@@ -1,0 +1,125 @@
+// The native side without Node: what the binding, the C++ tests and the fuzzer call.
+// Command records are described in docs/architecture.md, "The command format".
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "native/core/error.h"
+#include "native/core/kernel.h"
+
+namespace fuselm {
+
+struct DeviceOptions {
+  Level max_level = Level::kAmx;  // a cap; the machine's own level is the other
+  int threads = 0;                // 0: min(affinity, container CPU quota)
+  int64_t memory_limit = 0;       // bytes; 0: none
+};
+
+// One kernel as this device will run it: the best registered level under the cap.
+struct DeviceKernel {
+  std::string signature;
+  KernelInfo info;
+  uint32_t dtypes;       // union over the levels that may run
+  int64_t executions;    // of this level's variant, since the device opened
+  int64_t nanoseconds;   // time inside the kernel
+};
+
+struct MemoryStats {
+  int64_t live_bytes = 0;      // in buffers; exact after a fence
+  int64_t live_buffers = 0;
+  int64_t peak_bytes = 0;
+  int64_t cached_bytes = 0;    // kept for reuse
+  int64_t workspace_bytes = 0; // scratch and workspaces held by the pool
+};
+
+// One executed command, when tracing is on.
+struct TraceEvent {
+  uint32_t code;   // kernel index + kFirstKernelCode, or a control code
+  uint32_t queue;
+  uint32_t step;
+  int64_t start_ns, end_ns;
+  int64_t bytes;   // of all tensor arguments
+  std::string shapes;
+};
+
+class DeviceImpl;
+// Memory, thread pool and kernels: per process, shared by all environments that open the same
+// options, closed with the last of them.
+class Device {
+ public:
+  static std::shared_ptr<Device> Open(const DeviceOptions& options);
+  ~Device();
+  Level level() const;
+  int threads() const;
+  std::vector<DeviceKernel> kernels() const;
+  MemoryStats memory() const;
+  // Test hook: the nth allocation from now fails (1 is the next one); 0 turns it off.
+  void FailAllocation(int64_t nth);
+  void SetTracing(bool on);
+  std::vector<TraceEvent> TakeTrace();
+
+ private:
+  friend class Environment;
+  Device();
+  std::unique_ptr<DeviceImpl> impl_;
+};
+
+// Highest level this CPU and kernel can run (asks the operating system for AMX tile state).
+Level MachineLevel();
+int DefaultThreads();
+
+struct Completion {
+  uint32_t token;
+  bool ok;
+  ErrorCode code;       // when !ok
+  std::string message;  // names op, shapes and step
+  uint32_t step;        // of the failing command
+};
+
+class EnvironmentImpl;
+// One per Node environment: the buffer table, the queues, the completions.
+class Environment {
+ public:
+  // `notify` is called on the executor's thread, with no lock held, when completions wait.
+  Environment(std::shared_ptr<Device> device, std::function<void()> notify);
+  ~Environment();  // Close()
+  uint32_t CreateQueue(int priority);
+  // Copies the words, then checks record framing; throws Error(kFormat) and enqueues nothing when
+  // a record is malformed. What can only be known at execution fails there.
+  void Submit(uint32_t queue, std::span<const uint32_t> words);
+  // Memory that a later `read` (written) or `upload` (read) record with this token uses. It must
+  // stay valid until the token's completion is taken.
+  void RegisterHost(uint32_t token, void* data, size_t bytes);
+  std::vector<Completion> TakeCompletions();
+  // Unstarted commands of this owner are drained: kernels skipped, outputs poisoned (kAborted).
+  void Cancel(uint32_t owner);
+  // Commands and bytes submitted and not yet executed, over all queues.
+  int64_t pending_commands() const;
+  int64_t pending_bytes() const;
+  // Drains all queues, waits for the running command's next tile, frees the buffer table.
+  void Close();
+
+ private:
+  std::unique_ptr<EnvironmentImpl> impl_;
+};
+
+// Control codes; kernels follow from kFirstKernelCode in the order of Device::kernels().
+enum Control : uint32_t {
+  kAlloc = 1,   // id, bytes lo, bytes hi, for_code (kernel the buffer is for, for messages)
+  kFree = 2,    // id
+  kWrite = 3,   // id, offset lo, hi, bytes, then the bytes inline, padded to words
+  kUpload = 4,  // id, offset lo, hi, token: from registered host memory; completes the token
+  kRead = 5,    // id, offset lo, hi, bytes lo, hi, token: into registered host memory; completes it
+  kFence = 6,   // token: completes when all before it on this queue is done
+  kSignal = 7,  // event
+  kWait = 8,    // event: later commands of this queue wait for its signal
+  kMark = 9,    // step: names the step in errors and traces
+};
+inline constexpr uint32_t kFirstKernelCode = 16;
+
+}  // namespace fuselm
