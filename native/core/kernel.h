@@ -31,7 +31,10 @@ class TileRunner {
   using TileFn = void (*)(void* closure, int64_t tile, int worker);
   virtual ~TileRunner() = default;
   // Calls fn for every tile in [0, tiles), each once, in any order, on any worker in [0, workers).
-  // Returns when all are done. fn must not throw. A tile should last at most 1 ms.
+  // Returns when all are done. fn must not throw. A tile should last at most 1 ms. A tile that uses
+  // AMX loads its own tile configuration: another command may have run on this thread before it.
+  // Throws Error(kAborted) once the command is cancelled (then some tiles did not run), so a
+  // launcher must be exception-safe around it.
   virtual void Run(int64_t tiles, TileFn fn, void* closure) = 0;
   virtual int workers() const = 0;
   // At least `bytes` of uninitialised memory for this worker, 64-byte aligned; valid until the
@@ -40,7 +43,7 @@ class TileRunner {
   virtual std::byte* Scratch(int worker, size_t bytes) = 0;
   virtual void ReserveScratch(size_t bytes_per_worker) = 0;
   // `bytes` of uninitialised memory shared by all tiles, freed when the command ends.
-  // Throws Error(kOutOfMemory).
+  // For the launcher, not for tiles. Throws Error(kOutOfMemory).
   virtual std::byte* Workspace(size_t bytes) = 0;
   // True once the command's owner is cancelled: remaining tiles may be skipped.
   virtual bool cancelled() const = 0;

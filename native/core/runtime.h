@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,16 +18,29 @@ namespace fuselm {
 struct DeviceOptions {
   Level max_level = Level::kAmx;  // a cap; the machine's own level is the other
   int threads = 0;                // 0: min(affinity, container CPU quota)
-  int64_t memory_limit = 0;       // bytes; 0: none
+  int64_t memory_limit = 0;       // bytes held from the system, cache included; 0: none
+  // For tests: every buffer and workspace ends at an inaccessible page and starts as 0xff bytes
+  // (NaN in every float type), so a kernel that reads or writes past its end faults. Slow.
+  bool guard = false;
 };
 
-// One kernel as this device will run it: the best registered level under the cap.
+// A kernel as registered for one level. A call runs the best variant under the cap that takes the
+// dtype of its first floating argument.
+struct KernelVariant {
+  Level level;
+  uint32_t dtypes;
+  int64_t executions;   // since the device opened; calls that threw are not counted
+  int64_t nanoseconds;  // time inside, without commands of other queues run between its tiles
+};
+
+// One kernel as this device will run it.
 struct DeviceKernel {
   std::string signature;
-  KernelInfo info;
+  KernelInfo info;       // the best registered level under the cap
   uint32_t dtypes;       // union over the levels that may run
-  int64_t executions;    // of this level's variant, since the device opened
-  int64_t nanoseconds;   // time inside the kernel
+  int64_t executions;    // of all variants
+  int64_t nanoseconds;
+  std::vector<KernelVariant> variants;  // best level first
 };
 
 struct MemoryStats {
@@ -85,7 +99,8 @@ class EnvironmentImpl;
 // One per Node environment: the buffer table, the queues, the completions.
 class Environment {
  public:
-  // `notify` is called on the executor's thread, with no lock held, when completions wait.
+  // `notify` is called on the executor's thread, with no lock held, when the first completion since
+  // the last TakeCompletions waits; never once Close has begun.
   Environment(std::shared_ptr<Device> device, std::function<void()> notify);
   ~Environment();  // Close()
   uint32_t CreateQueue(int priority);
@@ -96,12 +111,19 @@ class Environment {
   // stay valid until the token's completion is taken.
   void RegisterHost(uint32_t token, void* data, size_t bytes);
   std::vector<Completion> TakeCompletions();
-  // Unstarted commands of this owner are drained: kernels skipped, outputs poisoned (kAborted).
+  // Commands of this owner that are submitted and unstarted are drained: kernels are skipped and
+  // their outputs poisoned (kAborted); every control still acts. The running one ends at its next
+  // tile, unless it is transactional. What is submitted later runs.
   void Cancel(uint32_t owner);
-  // Commands and bytes submitted and not yet executed, over all queues.
+  // Commands submitted and not yet executed, over all queues, and the bytes they hold: the records
+  // (with the data inline in `write`) and the host memory of uploads.
   int64_t pending_commands() const;
   int64_t pending_bytes() const;
-  // Drains all queues, waits for the running command's next tile, frees the buffer table.
+  // The first failure of a command since the last call, whether or not anything read what it
+  // poisoned: lets `device.sync()` report what nobody awaited. Cancelled commands are not failures.
+  std::optional<Completion> TakeFailure();
+  // Drains all queues (unfinished tokens complete as kAborted, for TakeCompletions), waits for the
+  // running command's next tile, frees the buffer table. Any thread; a second call does nothing.
   void Close();
 
  private:
@@ -112,14 +134,16 @@ class Environment {
 enum Control : uint32_t {
   kAlloc = 1,   // id, bytes lo, bytes hi, for_code (kernel the buffer is for, for messages)
   kFree = 2,    // id
-  kWrite = 3,   // id, offset lo, hi, bytes, then the bytes inline, padded to words
+  kWrite = 3,   // id, offset lo, hi (bytes), bytes, then the bytes inline, padded to words
   kUpload = 4,  // id, offset lo, hi, token: from registered host memory; completes the token
   kRead = 5,    // id, offset lo, hi, bytes lo, hi, token: into registered host memory; completes it
+                // (not ok, with the first failure, when the buffer is poisoned)
   kFence = 6,   // token: completes when all before it on this queue is done
-  kSignal = 7,  // event
-  kWait = 8,    // event: later commands of this queue wait for its signal
+  kSignal = 7,  // event; an event id is signalled once in an environment's life, from 1 upwards
+  kWait = 8,    // event: later commands of this queue wait for its signal; any number may wait
   kMark = 9,    // step: names the step in errors and traces
 };
 inline constexpr uint32_t kFirstKernelCode = 16;
+inline constexpr uint32_t kMaxBufferId = (1u << 24) - 1;
 
 }  // namespace fuselm
