@@ -1,0 +1,66 @@
+/** The shape of the addon (native/binding). Nothing else in TypeScript knows it. */
+
+export interface NativeKernel {
+  readonly signature: string
+  /** Bit per dtype code that the first floating argument may have. */
+  readonly dtypes: number
+  readonly level: string
+  readonly transactional: boolean
+  readonly executions: number
+  readonly nanoseconds: number
+}
+
+export interface NativeMemory {
+  readonly liveBytes: number
+  readonly liveBuffers: number
+  readonly peakBytes: number
+  readonly cachedBytes: number
+  readonly workspaceBytes: number
+}
+
+export interface NativeTraceEvent {
+  readonly code: number
+  readonly queue: number
+  readonly step: number
+  readonly startNs: number
+  readonly endNs: number
+  readonly bytes: number
+  readonly shapes: string
+}
+
+/** `code` is 0 for success, else one of native/core/error.h. */
+export type OnCompletion = (token: number, code: number, message: string, step: number) => void
+
+export interface NativeEnvironment {
+  readonly level: string
+  readonly threads: number
+  createQueue(priority: number): number
+  /** Copies `count` words. Returns the bytes in flight over all queues. */
+  submit(queue: number, words: Uint32Array, count: number): number
+  registerHost(token: number, memory: ArrayBuffer, byteOffset: number, bytes: number): void
+  cancel(owner: number): void
+  pendingCommands(): number
+  pendingBytes(): number
+  memory(): NativeMemory
+  kernels(): NativeKernel[]
+  setTracing(on: boolean): void
+  takeTrace(): NativeTraceEvent[]
+  failAllocation(nth: number): void
+  /** Keeps the process alive until unref(): called while a promise waits. */
+  ref(): void
+  unref(): void
+  close(): void
+}
+
+export interface NativeAddon {
+  /** Raised whenever this interface changes, so that a stale build is named as such. */
+  readonly abi: number
+  readonly machineLevel: string
+  readonly defaultThreads: number
+  Environment: new (
+    options: { level: string; threads: number; memoryLimit: number },
+    onCompletion: OnCompletion,
+  ) => NativeEnvironment
+}
+
+export const ADDON_ABI = 1

@@ -1,0 +1,68 @@
+import { ConfigError, ValueError } from './errors.ts'
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const substitute = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      next.push(Math.min(substitute, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1))
+    }
+    row = next
+  }
+  return row[b.length] ?? 0
+}
+
+/** The known name closest to `name`, when it is close enough to be a slip. */
+export function nearestName(name: string, known: readonly string[]): string | undefined {
+  let best: string | undefined
+  let least = Math.max(2, Math.floor(name.length / 2)) + 1
+  for (const candidate of known) {
+    const distance = editDistance(name.toLowerCase(), candidate.toLowerCase())
+    if (distance < least) {
+      least = distance
+      best = candidate
+    }
+  }
+  return best
+}
+
+/**
+ * Rejects keys that `where` does not know, naming the nearest one it does.
+ * @throws ConfigError
+ */
+export function checkOptions(where: string, options: unknown, known: readonly string[]): void {
+  if (options === undefined) return
+  if (typeof options !== 'object' || options === null) {
+    throw new ConfigError(`${where}: options must be an object, received ${String(options)}`)
+  }
+  for (const key of Object.keys(options)) {
+    if (known.includes(key)) continue
+    const near = nearestName(key, known)
+    throw new ConfigError(
+      `${where}: unknown option '${key}'` +
+        (near === undefined ? `; known: ${known.join(', ')}` : `; did you mean '${near}'?`),
+    )
+  }
+}
+
+/**
+ * An integer in [min, max].
+ * @throws ValueError for anything else, BigInt and NaN included
+ */
+export function checkInteger(
+  where: string,
+  name: string,
+  value: unknown,
+  min: number,
+  max: number,
+): number {
+  if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) {
+    return value
+  }
+  const shown = typeof value === 'bigint' ? `${value}n` : JSON.stringify(value) ?? String(value)
+  throw new ValueError(
+    `${where}: ${name} must be an integer from ${min} to ${max}, received ` +
+      (typeof value === 'number' ? String(value) : shown),
+  )
+}
