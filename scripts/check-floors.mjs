@@ -86,7 +86,8 @@ function resolveTarget(path, target) {
 }
 
 const floorOf = (path) => path.split('/').slice(0, 2).join('/')
-const isFloorPath = (path) => /^(native|lib)\/[^/]+\//.test(path) && !path.startsWith('native/test/')
+// native/test and native/bench are programs: they see everything.
+const isFloorPath = (path) => /^(native|lib)\/[^/]+\//.test(path) && !/^native\/(test|bench)\//.test(path)
 
 /** @returns {string | null} why this import is not allowed */
 function objection(floors, path, target) {
@@ -95,7 +96,7 @@ function objection(floors, path, target) {
   if (found === null) {
     const owner = HEADER_OWNER.find(([pattern]) => pattern.test(target))?.[1]
     if (!/\.(ts|mjs)$/.test(path) && owner !== undefined && floorOf(path) !== owner) {
-      return path.startsWith('native/test/') ? null : `only ${owner} includes ${target}`
+      return !isFloorPath(path) ? null : `only ${owner} includes ${target}`
     }
     return null
   }
@@ -106,7 +107,7 @@ function objection(floors, path, target) {
     if (to === top || allowed.includes(to) || to === 'package.json') return null
     return `${top} may not import from ${to}`
   }
-  if (!isFloorPath(path)) return null // lib/index.ts and native/test see everything
+  if (!isFloorPath(path)) return null // lib/index.ts and the programs
   const from = floorOf(path)
   if (!isFloorPath(found)) return `${from} may not import ${found}`
   const to = floorOf(found)
