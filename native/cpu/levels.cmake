@@ -9,7 +9,8 @@ set(FUSELM_ENUM_avx512bf16 kAvx512Bf16)
 set(FUSELM_ENUM_amx kAmx)
 set(FUSELM_FLAGS_generic "")
 set(FUSELM_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
-set(FUSELM_FLAGS_avx512 ${FUSELM_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl
+# GCC 12 sees its own AVX-512 intrinsics as uninitialised (GCC bug 105593)
+set(FUSELM_FLAGS_avx512 ${FUSELM_FLAGS_avx2} -Wno-maybe-uninitialized -Wno-uninitialized -mavx512f -mavx512bw -mavx512dq -mavx512vl
     -mavx512vnni -mprefer-vector-width=512)
 set(FUSELM_FLAGS_avx512bf16 ${FUSELM_FLAGS_avx512} -mavx512bf16)
 set(FUSELM_FLAGS_amx ${FUSELM_FLAGS_avx512bf16} -mamx-tile -mamx-bf16 -mamx-int8)
