@@ -8,7 +8,17 @@
 // A patch that does not apply, and a trap test without a patch, fail.
 
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
@@ -19,8 +29,15 @@ const only = process.argv.slice(2)
 
 /** Tracked files and new ones that git does not ignore; without git, all but the usual outputs. */
 function sourceFiles() {
-  const listed = spawnSync('git', ['ls-files', '-coz', '--exclude-standard'], { cwd: root, encoding: 'utf8', maxBuffer: 1 << 28 })
-  if (listed.status === 0) return listed.stdout.split('\0').filter((f) => f && existsSync(join(root, f)) && statSync(join(root, f)).isFile())
+  const listed = spawnSync('git', ['ls-files', '-coz', '--exclude-standard'], {
+    cwd: root,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
+  if (listed.status === 0)
+    return listed.stdout
+      .split('\0')
+      .filter((f) => f && existsSync(join(root, f)) && statSync(join(root, f)).isFile())
   const skipped = new Set(['node_modules', 'build', 'dist', '.git', 'prebuilds'])
   const walk = (dir) =>
     readdirSync(join(root, dir), { withFileTypes: true }).flatMap((entry) => {
@@ -73,7 +90,12 @@ function build() {
   if (!env.CMAKE_CXX_COMPILER_LAUNCHER && spawnSync('ccache', ['--version']).status === 0) {
     Object.assign(env, { CMAKE_CXX_COMPILER_LAUNCHER: 'ccache', CCACHE_BASEDIR: tree, CCACHE_NOHASHDIR: '1' })
   }
-  const made = spawnSync(process.execPath, ['scripts/build.mjs'], { cwd: tree, env, encoding: 'utf8', maxBuffer: 1 << 28 })
+  const made = spawnSync(process.execPath, ['scripts/build.mjs'], {
+    cwd: tree,
+    env,
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
   return made.status === 0 ? null : `${made.stdout}\n${made.stderr}`.trim().split('\n').slice(-15).join('\n')
 }
 
@@ -81,14 +103,29 @@ function build() {
 function runTests(file, name) {
   const report = join(work, 'report.json')
   rmSync(report, { force: true })
-  const args = [join(root, 'node_modules/vitest/vitest.mjs'), 'run', ...(file ? [file] : ['test/traps']), '--reporter=json', `--outputFile=${report}`]
+  const args = [
+    join(root, 'node_modules/vitest/vitest.mjs'),
+    'run',
+    ...(file ? [file] : ['test/traps']),
+    '--reporter=json',
+    `--outputFile=${report}`,
+  ]
   if (name) args.push('-t', name)
-  const ran = spawnSync(process.execPath, args, { cwd: tree, encoding: 'utf8', timeout: 600_000, maxBuffer: 1 << 28 })
+  const ran = spawnSync(process.execPath, args, {
+    cwd: tree,
+    encoding: 'utf8',
+    timeout: 600_000,
+    maxBuffer: 1 << 28,
+  })
   if (!existsSync(report)) return { error: `vitest wrote no report: ${ran.stderr.slice(-2000)}` }
   const results = JSON.parse(readFileSync(report, 'utf8')).testResults
   const failedFile = results.find((r) => r.status === 'failed' && r.assertionResults.length === 0)
   if (failedFile) return { error: `${relative(tree, failedFile.name)}: ${failedFile.message}` }
-  return { tests: results.flatMap((r) => r.assertionResults).filter((t) => t.status === 'passed' || t.status === 'failed') }
+  return {
+    tests: results
+      .flatMap((r) => r.assertionResults)
+      .filter((t) => t.status === 'passed' || t.status === 'failed'),
+  }
 }
 
 /** Null when the patch does what it must; else why not. */
@@ -105,7 +142,8 @@ function tryPatch(patch) {
   } catch (error) {
     return `does not apply: ${String(error.stderr).trim()}`
   }
-  if (sourceFiles().every((f) => readFileSync(join(root, f)).equals(readFileSync(join(tree, f))))) return 'changes nothing'
+  if (sourceFiles().every((f) => readFileSync(join(root, f)).equals(readFileSync(join(tree, f)))))
+    return 'changes nothing'
   if (/^\+\+\+ b\/native\//m.test(readFileSync(path, 'utf8'))) {
     const failure = build()
     if (failure) return `does not build:\n${failure}`
@@ -116,17 +154,22 @@ function tryPatch(patch) {
   if (named.length === 0) return `no test is named '${name}'`
   const failed = named.filter((t) => t.status === 'failed')
   if (failed.length === 0) return `'${name}' passes with the bug`
-  const thrown = failed.flatMap((t) => t.failureMessages).find((m) => !/^(?:AssertionError: )?numeric:/.test(m))
+  const thrown = failed
+    .flatMap((t) => t.failureMessages)
+    .find((m) => !/^(?:AssertionError: )?numeric:/.test(m))
   return thrown ? `'${name}' fails, but not on its numeric assertion: ${thrown.slice(0, 500)}` : null
 }
 
 mkdirSync(tree, { recursive: true })
 sync()
-if (!existsSync(join(tree, 'node_modules'))) symlinkSync(join(root, 'node_modules'), join(tree, 'node_modules'))
+if (!existsSync(join(tree, 'node_modules')))
+  symlinkSync(join(root, 'node_modules'), join(tree, 'node_modules'))
 const patches = readdirSync(join(root, 'test/traps'))
   .filter((f) => f.endsWith('.patch') && (only.length === 0 || only.some((n) => f.startsWith(n))))
   .sort()
-const touchesNative = patches.some((p) => /^\+\+\+ b\/native\//m.test(readFileSync(join(root, 'test/traps', p), 'utf8')))
+const touchesNative = patches.some((p) =>
+  /^\+\+\+ b\/native\//m.test(readFileSync(join(root, 'test/traps', p), 'utf8')),
+)
 
 let passed = 0
 let failed = 0
@@ -140,17 +183,26 @@ if (touchesNative) {
   const failure = build()
   if (failure) report('build of the copy', failure)
 } else {
-  for (const addon of addonFiles(root)) cpSync(addon, join(tree, relative(root, addon)), { preserveTimestamps: true })
+  for (const addon of addonFiles(root))
+    cpSync(addon, join(tree, relative(root, addon)), { preserveTimestamps: true })
 }
 
 const clean = runTests()
 if (clean.error) report('trap tests without a patch', clean.error)
 else {
   const broken = clean.tests.filter((t) => t.status === 'failed')
-  report(`${clean.tests.length} trap tests without a patch`, broken.length === 0 && clean.tests.length > 0 ? null : `failing: ${broken.map((t) => t.title).join(', ') || 'none ran'}`)
-  const heads = patches.map((p) => /^name: (.+)$/m.exec(readFileSync(join(root, 'test/traps', p), 'utf8'))?.[1] ?? '\0')
+  report(
+    `${clean.tests.length} trap tests without a patch`,
+    broken.length === 0 && clean.tests.length > 0
+      ? null
+      : `failing: ${broken.map((t) => t.title).join(', ') || 'none ran'}`,
+  )
+  const heads = patches.map(
+    (p) => /^name: (.+)$/m.exec(readFileSync(join(root, 'test/traps', p), 'utf8'))?.[1] ?? '\0',
+  )
   for (const { title } of clean.tests) {
-    if (only.length === 0 && !heads.some((h) => title.startsWith(h))) report(title, 'no patch puts its bug back')
+    if (only.length === 0 && !heads.some((h) => title.startsWith(h)))
+      report(title, 'no patch puts its bug back')
   }
 }
 for (const patch of patches) {

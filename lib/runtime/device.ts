@@ -1,7 +1,20 @@
 import { loadAddon } from './addon.ts'
-import { ConfigError, DeviceError, DisposedError, FuselmError, nativeError } from './errors.ts'
+import {
+  ConfigError,
+  DeviceError,
+  DisposedError,
+  FuselmError,
+  nativeError,
+  OutOfMemoryError,
+} from './errors.ts'
 import { type Kernel, parseSignature } from './kernel.ts'
-import type { NativeAddon, NativeEnvironment, NativeKernel, NativeTraceEvent } from './native.ts'
+import type {
+  NativeAddon,
+  NativeEnvironment,
+  NativeKernel,
+  NativeOptions,
+  NativeTraceEvent,
+} from './native.ts'
 import { checkInteger, checkOptions, nearestName } from './options.ts'
 import { Queue } from './queue.ts'
 import type { Storage } from './storage.ts'
@@ -21,11 +34,19 @@ export interface DeviceOptions {
   memoryLimit?: number
   /** Commands and uploads not yet executed, in bytes, past which enqueueing throws. */
   maxBytesInFlight?: number
+  /**
+   * For tests: every buffer ends at an inaccessible page and starts as NaN, so a kernel that reads
+   * or writes past its end faults. Slow.
+   */
+  guard?: boolean
   /** Path of the addon. Default: FUSELM_ADDON, else the usual places. */
   addon?: string
 }
 
-const OPTION_NAMES = ['device', 'threads', 'isa', 'memoryLimit', 'maxBytesInFlight', 'addon']
+const OPTION_NAMES = ['device', 'threads', 'isa', 'memoryLimit', 'maxBytesInFlight', 'guard', 'addon']
+/** Of the command format (native/core/runtime.h). */
+const FIRST_KERNEL_CODE = 16
+const MAX_BUFFER_ID = 2 ** 24 - 1
 const DEFAULT_MAX_BYTES_IN_FLIGHT = 256 * 2 ** 20
 
 /** What the device holds. Bytes are exact after a fence, `liveStorages` at once. */
@@ -84,6 +105,8 @@ let defaultDevice: Device | null = null
 export class Device {
   readonly isa: IsaLevel
   readonly threads: number
+  /** Highest instruction level of this machine, whatever `isa` caps it to. */
+  readonly machineLevel: IsaLevel
   readonly maxBytesInFlight: number
   /** The queue of priority 0 that every device has. */
   readonly queue: Queue
@@ -126,7 +149,8 @@ export class Device {
       1,
       Number.MAX_SAFE_INTEGER,
     )
-    return new Device(loadAddon(options.addon), { level, threads, memoryLimit }, maxBytesInFlight)
+    const guard = options.guard === true
+    return new Device(loadAddon(options.addon), { level, threads, memoryLimit, guard }, maxBytesInFlight)
   }
 
   /** The device that ops use when nobody opened one: opened at first use. */
@@ -141,17 +165,11 @@ export class Device {
     return this
   }
 
-  private constructor(
-    addon: NativeAddon,
-    options: { level: IsaLevel; threads: number; memoryLimit: number },
-    maxBytesInFlight: number,
-  ) {
+  private constructor(addon: NativeAddon, options: NativeOptions, maxBytesInFlight: number) {
     this.#native = guarded(
-      () =>
-        new addon.Environment(options, (token, code, message) =>
-          this.#complete(token, code, message),
-        ),
+      () => new addon.Environment(options, (token, code, message) => this.#complete(token, code, message)),
     )
+    this.machineLevel = addon.machineLevel as IsaLevel
     this.isa = this.#native.level as IsaLevel
     this.threads = this.#native.threads
     this.maxBytesInFlight = maxBytesInFlight
@@ -201,10 +219,15 @@ export class Device {
     }
   }
 
-  /** Resolves when all queues have run what was enqueued before the call. */
+  /**
+   * Resolves when all queues have run what was enqueued before the call.
+   * @throws (rejects) the first failure of a command that no promise has reported yet
+   */
   async sync(): Promise<void> {
     this.#open('sync')
     await Promise.all(this.#queues.map((queue) => queue.fence()))
+    const failure = this.closed ? null : this.#native.takeFailure()
+    if (failure !== null) throw nativeError(failure.code, failure.message)
   }
 
   /** A number for Queue.withOwner and {@link cancel}. */
@@ -257,6 +280,9 @@ export class Device {
 
   /** @internal */
   nextBufferId(): number {
+    if (this.#buffers === MAX_BUFFER_ID) {
+      throw new OutOfMemoryError(`device: ${MAX_BUFFER_ID} buffers are live; dispose some`)
+    }
     return ++this.#buffers
   }
 
@@ -326,8 +352,7 @@ export class Device {
   busy(commands: number): boolean {
     if (this.closed) return false
     return (
-      this.#native.pendingCommands() > commands ||
-      this.#native.pendingBytes() > this.maxBytesInFlight / 2
+      this.#native.pendingCommands() > commands || this.#native.pendingBytes() > this.maxBytesInFlight / 2
     )
   }
 
@@ -340,12 +365,15 @@ export class Device {
     if (waiter === undefined) return
     this.#waiters.delete(token)
     if (this.#waiters.size === 0) this.#native.unref()
-    if (code === 0) waiter.resolve()
-    else waiter.reject(nativeError(code, message))
+    if (code === 0) {
+      waiter.resolve()
+    } else {
+      // Reported here, so sync() need not report it again.
+      this.#native.takeFailure()
+      waiter.reject(nativeError(code, message))
+    }
   }
 }
-
-const FIRST_KERNEL_CODE = 16
 
 /** Gives an error of the addon its class. */
 function guarded<T>(call: () => T): T {

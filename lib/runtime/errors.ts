@@ -87,12 +87,7 @@ function describe(received: unknown): string {
  * `rmsNorm: w must be [768] to match x [4,128,768], received [512]`.
  * @param received a tensor or a shape (printed as `[..]`), or text
  */
-export function shapeError(
-  op: string,
-  input: string,
-  expected: string,
-  received: unknown,
-): ShapeError {
+export function shapeError(op: string, input: string, expected: string, received: unknown): ShapeError {
   return new ShapeError(`${op}: ${input} must be ${expected}, received ${describe(received)}`)
 }
 

@@ -37,23 +37,52 @@ function parameters(list: string, signature: string, written: boolean): boolean[
   })
 }
 
-export function parseSignature(signature: string): Parsed {
-  const match =
-    /^([\w.]+)\(([^()]*?)(?:,?\s*\.\.\.\(([^()]*)\))?\)(?:\s*->\s*\(([^()]*)\))?(?:\s*\[([^\]]*)\])?$/.exec(
-      signature.trim(),
-    )
-  if (match === null) throw new FormatError(`kernel signature '${signature}' cannot be read`)
-  const [, name = '', inputs = '', group, outputs = '', attributes = ''] = match
-  const fixed = [
-    ...parameters(inputs, signature, false),
-    ...parameters(outputs, signature, true),
-  ]
-  const repeated = group === undefined ? [] : parameters(group, signature, false)
+interface List {
+  fixed: boolean[]
+  group: boolean[]
+}
+
+/** `a, b!, ...(c!, d)`: whether each is written, and those of the repeating group. */
+function parseList(text: string, signature: string, output: boolean): List {
+  const match = /^([^()]*?)(?:,?\s*\.\.\.\(([^()]*)\))?$/.exec(text.trim())
+  if (match === null) throw new FormatError(`kernel signature '${signature}': bad list '${text}'`)
   return {
-    name,
-    writes: [...fixed, ...repeated],
+    fixed: parameters(match[1] ?? '', signature, output),
+    group: parameters(match[2] ?? '', signature, output),
+  }
+}
+
+/** Text between the first parenthesis and its partner, and what follows. */
+function parenthesised(text: string, signature: string): [string, string] {
+  let depth = 0
+  for (let i = 0; i < text.length; i++) {
+    if (text[i] === '(') depth++
+    if (text[i] === ')' && --depth === 0) return [text.slice(1, i), text.slice(i + 1).trim()]
+  }
+  throw new FormatError(`kernel signature '${signature}': unbalanced parentheses`)
+}
+
+export function parseSignature(signature: string): Parsed {
+  const head = /^\s*([\w.]+)(?=\()/.exec(signature)
+  if (head === null) throw new FormatError(`kernel signature '${signature}': no name and '('`)
+  let [list, rest] = parenthesised(signature.slice(head[0].length), signature)
+  const inputs = parseList(list, signature, false)
+  let outputs: List = { fixed: [], group: [] }
+  if (rest.startsWith('->')) {
+    ;[list, rest] = parenthesised(rest.slice(2).trim(), signature)
+    outputs = parseList(list, signature, true)
+  }
+  const attributes = /^\[([^\]]*)\]$/.exec(rest)?.[1]
+  if (rest !== '' && attributes === undefined) {
+    throw new FormatError(`kernel signature '${signature}': unexpected '${rest}'`)
+  }
+  const fixed = [...inputs.fixed, ...outputs.fixed]
+  const group = [...inputs.group, ...outputs.group]
+  return {
+    name: head[1] ?? '',
+    writes: [...fixed, ...group],
     fixed: fixed.length,
-    group: repeated.length,
-    attributes: attributes.trim() === '' ? 0 : attributes.split(',').length,
+    group: group.length,
+    attributes: attributes === undefined || attributes.trim() === '' ? 0 : attributes.split(',').length,
   }
 }

@@ -1,5 +1,13 @@
 /** The shape of the addon (native/binding). Nothing else in TypeScript knows it. */
 
+/** A kernel as registered for one instruction level. */
+export interface NativeVariant {
+  readonly level: string
+  readonly dtypes: number
+  readonly executions: number
+  readonly nanoseconds: number
+}
+
 export interface NativeKernel {
   readonly signature: string
   /** Bit per dtype code that the first floating argument may have. */
@@ -8,6 +16,8 @@ export interface NativeKernel {
   readonly transactional: boolean
   readonly executions: number
   readonly nanoseconds: number
+  /** Best level first; a call runs the first that takes its dtype. */
+  readonly variants: readonly NativeVariant[]
 }
 
 export interface NativeMemory {
@@ -43,6 +53,8 @@ export interface NativeEnvironment {
   pendingBytes(): number
   memory(): NativeMemory
   kernels(): NativeKernel[]
+  /** The first failure since the last call; null when there was none. */
+  takeFailure(): { code: number; message: string; step: number } | null
   setTracing(on: boolean): void
   takeTrace(): NativeTraceEvent[]
   failAllocation(nth: number): void
@@ -52,15 +64,20 @@ export interface NativeEnvironment {
   close(): void
 }
 
+export interface NativeOptions {
+  readonly level: string
+  /** 0: as many as the process may use. */
+  readonly threads: number
+  readonly memoryLimit: number
+  readonly guard: boolean
+}
+
 export interface NativeAddon {
   /** Raised whenever this interface changes, so that a stale build is named as such. */
   readonly abi: number
   readonly machineLevel: string
   readonly defaultThreads: number
-  Environment: new (
-    options: { level: string; threads: number; memoryLimit: number },
-    onCompletion: OnCompletion,
-  ) => NativeEnvironment
+  Environment: new (options: NativeOptions, onCompletion: OnCompletion) => NativeEnvironment
 }
 
 export const ADDON_ABI = 1

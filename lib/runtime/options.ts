@@ -50,17 +50,11 @@ export function checkOptions(where: string, options: unknown, known: readonly st
  * An integer in [min, max].
  * @throws ValueError for anything else, BigInt and NaN included
  */
-export function checkInteger(
-  where: string,
-  name: string,
-  value: unknown,
-  min: number,
-  max: number,
-): number {
+export function checkInteger(where: string, name: string, value: unknown, min: number, max: number): number {
   if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) {
     return value
   }
-  const shown = typeof value === 'bigint' ? `${value}n` : JSON.stringify(value) ?? String(value)
+  const shown = typeof value === 'bigint' ? `${value}n` : (JSON.stringify(value) ?? String(value))
   throw new ValueError(
     `${where}: ${name} must be an integer from ${min} to ${max}, received ` +
       (typeof value === 'number' ? String(value) : shown),

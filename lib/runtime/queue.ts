@@ -103,15 +103,11 @@ export class Queue {
    * Allocates nothing and checks no shapes: that is the op's part, and the launcher's.
    * @throws DisposedError, DeviceError (storage of another device), QueueFullError
    */
-  enqueue(
-    kernel: Kernel,
-    tensors: readonly (TensorArg | null)[],
-    attributes: readonly number[],
-  ): void {
+  enqueue(kernel: Kernel, tensors: readonly (TensorArg | null)[], attributes: readonly number[]): void {
     const count = tensors.length
     const { writes, fixed, group } = kernel
     const repeats = count - fixed
-    if (repeats < 0 || (group === 0 ? repeats > 0 : repeats % group !== 0)) {
+    if (repeats !== 0 && (repeats < 0 || group === 0 || repeats % group !== 0)) {
       throw new ValueError(`${kernel.name}: ${count} tensors do not fit ${kernel.signature}`)
     }
     let shared = false
@@ -123,10 +119,7 @@ export class Queue {
       }
     }
     if (shared) this.#order(kernel, tensors)
-    const start = this.#begin(
-      4 + count * (4 + MAX_RANK * 4) + attributes.length * 2,
-      kernel.code,
-    )
+    const start = this.#begin(4 + count * (4 + MAX_RANK * 4) + attributes.length * 2, kernel.code)
     const words = this.#words
     words[start + 3] = count | (attributes.length << 16)
     let p = start + 4
@@ -195,11 +188,7 @@ export class Queue {
       return
     }
     const kept = owned && bytes.buffer instanceof ArrayBuffer ? bytes : Uint8Array.from(bytes)
-    const token = this.device.registerHost(
-      kept.buffer as ArrayBuffer,
-      kept.byteOffset,
-      kept.length,
-    )
+    const token = this.device.registerHost(kept.buffer as ArrayBuffer, kept.byteOffset, kept.length)
     const p = this.#begin(7, UPLOAD)
     const words = this.#words
     words[p + 3] = storage.id
@@ -215,9 +204,7 @@ export class Queue {
    */
   read(storage: Storage, byteOffset: number, bytes: number): Promise<ArrayBuffer> {
     if (byteOffset + bytes > storage.bytes) {
-      throw new ValueError(
-        `read: ${bytes} bytes at ${byteOffset} are not in a buffer of ${storage.bytes}`,
-      )
+      throw new ValueError(`read: ${bytes} bytes at ${byteOffset} are not in a buffer of ${storage.bytes}`)
     }
     const memory = new ArrayBuffer(bytes)
     if (bytes === 0) return Promise.resolve(memory)
