@@ -6,7 +6,8 @@ namespace fuselm {
 namespace {
 
 std::vector<KernelInfo>& Table() {
-  static auto* table = new std::vector<KernelInfo>;  // leaked: no runtime object is destroyed at exit
+  static auto* table =
+      new std::vector<KernelInfo>;  // leaked: no runtime object is destroyed at exit
   return *table;
 }
 

@@ -113,9 +113,9 @@ std::span<const KernelInfo> RegisteredKernels();
 //   _AVX512BF16, _AMX to 1 (the others to 0).
 #define FUSELM_CONCAT_INNER(a, b) a##b
 #define FUSELM_CONCAT(a, b) FUSELM_CONCAT_INNER(a, b)
-#define FUSELM_KERNEL(signature, dtypes, fn)                       \
+#define FUSELM_KERNEL(signature, dtypes, fn)                                  \
   [[maybe_unused]] static const int FUSELM_CONCAT(kRegistered, __COUNTER__) = \
       ::fuselm::RegisterKernel({signature, dtypes, fn, FUSELM_LEVEL})
-#define FUSELM_KERNEL_TRANSACTIONAL(signature, dtypes, fn)         \
+#define FUSELM_KERNEL_TRANSACTIONAL(signature, dtypes, fn)                    \
   [[maybe_unused]] static const int FUSELM_CONCAT(kRegistered, __COUNTER__) = \
       ::fuselm::RegisterKernel({signature, dtypes, fn, FUSELM_LEVEL, true})

@@ -52,8 +52,8 @@ Level Detect() {
   const uint64_t states = EnabledStates();
   const Leaf seven = CpuId(7);
   if ((states & 0x6) != 0x6 || !Has(seven.ebx, {5, 8})) return Level::kGeneric;  // avx2, bmi2
-  if ((states & 0xe6) != 0xe6 || !Has(seven.ebx, {16, 17, 30, 31}) ||  // f, dq, bw, vl
-      !Has(seven.ecx, {11})) {                                         // vnni
+  if ((states & 0xe6) != 0xe6 || !Has(seven.ebx, {16, 17, 30, 31}) ||            // f, dq, bw, vl
+      !Has(seven.ecx, {11})) {                                                   // vnni
     return Level::kAvx2;
   }
   if (!Has(CpuId(7, 1).eax, {5})) return Level::kAvx512;

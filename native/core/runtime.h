@@ -36,28 +36,28 @@ struct KernelVariant {
 // One kernel as this device will run it.
 struct DeviceKernel {
   std::string signature;
-  KernelInfo info;       // the best registered level under the cap
-  uint32_t dtypes;       // union over the levels that may run
-  int64_t executions;    // of all variants
+  KernelInfo info;     // the best registered level under the cap
+  uint32_t dtypes;     // union over the levels that may run
+  int64_t executions;  // of all variants
   int64_t nanoseconds;
   std::vector<KernelVariant> variants;  // best level first
 };
 
 struct MemoryStats {
-  int64_t live_bytes = 0;      // in buffers; exact after a fence
+  int64_t live_bytes = 0;  // in buffers; exact after a fence
   int64_t live_buffers = 0;
   int64_t peak_bytes = 0;
-  int64_t cached_bytes = 0;    // kept for reuse
-  int64_t workspace_bytes = 0; // scratch and workspaces held by the pool
+  int64_t cached_bytes = 0;     // kept for reuse
+  int64_t workspace_bytes = 0;  // scratch and workspaces held by the pool
 };
 
 // One executed command, when tracing is on.
 struct TraceEvent {
-  uint32_t code;   // kernel index + kFirstKernelCode, or a control code
+  uint32_t code;  // kernel index + kFirstKernelCode, or a control code
   uint32_t queue;
   uint32_t step;
   int64_t start_ns, end_ns;
-  int64_t bytes;   // of all tensor arguments
+  int64_t bytes;  // of all tensor arguments
   std::string shapes;
 };
 
@@ -100,7 +100,7 @@ class EnvironmentImpl;
 class Environment {
  public:
   // `notify` is called on the executor's thread, with no lock held, when the first completion since
-  // the last TakeCompletions waits; never once Close has begun.
+  // the last TakeCompletions waits; never after Close returned.
   Environment(std::shared_ptr<Device> device, std::function<void()> notify);
   ~Environment();  // Close()
   uint32_t CreateQueue(int priority);
