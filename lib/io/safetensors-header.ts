@@ -64,7 +64,8 @@ export class HeaderScanner {
     const metadata = new Map<string, string>()
     this.#members((key, at) => {
       if (metadata.has(key)) this.#fail('each metadata key once', `${JSON.stringify(key)} again`, at)
-      if (metadata.size === MAX_METADATA_KEYS) this.#fail(`at most ${MAX_METADATA_KEYS} metadata keys`, 'more', at)
+      if (metadata.size === MAX_METADATA_KEYS)
+        this.#fail(`at most ${MAX_METADATA_KEYS} metadata keys`, 'more', at)
       metadata.set(key, this.#string(MAX_METADATA_BYTES))
     })
     return metadata
@@ -79,7 +80,12 @@ export class HeaderScanner {
       if (key === 'dtype' && dtype === undefined) dtype = this.#string(MAX_STRING_BYTES)
       else if (key === 'shape' && shape === undefined) shape = this.#integers()
       else if (key === 'data_offsets' && offsets === undefined) offsets = this.#integers()
-      else this.#fail(`"dtype", "shape" and "data_offsets" of ${JSON.stringify(name)}, each once`, JSON.stringify(key.slice(0, 40)), at)
+      else
+        this.#fail(
+          `"dtype", "shape" and "data_offsets" of ${JSON.stringify(name)}, each once`,
+          JSON.stringify(key.slice(0, 40)),
+          at,
+        )
     })
     if (dtype === undefined || shape === undefined || offsets === undefined) {
       const missing = dtype === undefined ? 'dtype' : shape === undefined ? 'shape' : 'data_offsets'
@@ -167,7 +173,8 @@ export class HeaderScanner {
         this.#at++ // an escaped quote does not end the string
       }
       this.#at++
-      if (this.#at - start > maxBytes) this.#fail(`a string of at most ${maxBytes} bytes`, 'a longer one', start)
+      if (this.#at - start > maxBytes)
+        this.#fail(`a string of at most ${maxBytes} bytes`, 'a longer one', start)
     }
     const raw = this.#bytes.subarray(start, this.#at++)
     let text: string
@@ -210,6 +217,8 @@ export class HeaderScanner {
   }
 
   #fail(expected: string, found?: string, at = this.#at): never {
-    throw new FormatError(`${this.#file}, header byte ${8 + at}: expected ${expected}, found ${found ?? this.#excerpt(at)}`)
+    throw new FormatError(
+      `${this.#file}, header byte ${8 + at}: expected ${expected}, found ${found ?? this.#excerpt(at)}`,
+    )
   }
 }

@@ -22,19 +22,26 @@ function byteLength({ dtype, shape }: SafetensorsInput): number {
 function checkInput(input: SafetensorsInput, seen: Set<string>): void {
   const { name, shape } = input
   const problem =
-    name === '__metadata__' ? 'is reserved by the format'
-    : seen.has(name) ? 'is given twice'
-    : /\p{Surrogate}/u.test(name) ? 'is not well-formed Unicode'
-    : shape.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0) ? `has shape [${shape.join(', ')}]`
-    : input.data instanceof Uint8Array && input.data.length !== byteLength(input)
-      ? `has ${input.data.length} bytes where ${input.dtype} [${shape.join(', ')}] takes ${byteLength(input)}`
-    : undefined
+    name === '__metadata__'
+      ? 'is reserved by the format'
+      : seen.has(name)
+        ? 'is given twice'
+        : /\p{Surrogate}/u.test(name)
+          ? 'is not well-formed Unicode'
+          : shape.some((dimension) => !Number.isSafeInteger(dimension) || dimension < 0)
+            ? `has shape [${shape.join(', ')}]`
+            : input.data instanceof Uint8Array && input.data.length !== byteLength(input)
+              ? `has ${input.data.length} bytes where ${input.dtype} [${shape.join(', ')}] takes ${byteLength(input)}`
+              : undefined
   if (problem !== undefined) throw new ConfigError(`writeSafetensors: ${JSON.stringify(name)} ${problem}`)
   seen.add(name)
 }
 
 /** The header's bytes with its length before it; spaces pad it to 8 so that data are aligned. */
-function encodeHeader(inputs: readonly SafetensorsInput[], metadata: Readonly<Record<string, string>>): Uint8Array {
+function encodeHeader(
+  inputs: readonly SafetensorsInput[],
+  metadata: Readonly<Record<string, string>>,
+): Uint8Array {
   // null prototype: a tensor may be called __proto__
   const header: Record<string, unknown> = Object.create(null)
   if (Object.keys(metadata).length > 0) header['__metadata__'] = metadata
@@ -72,7 +79,9 @@ export async function writeSafetensors(
     for (const input of inputs) {
       const data = input.data instanceof Uint8Array ? input.data : await input.data()
       if (data.length !== byteLength(input)) {
-        throw new ConfigError(`writeSafetensors: ${JSON.stringify(input.name)} has ${data.length} bytes where its shape takes ${byteLength(input)}`)
+        throw new ConfigError(
+          `writeSafetensors: ${JSON.stringify(input.name)} has ${data.length} bytes where its shape takes ${byteLength(input)}`,
+        )
       }
       await write(data)
     }

@@ -9,8 +9,21 @@ import { ConfigError, FormatError } from '../runtime/errors.ts'
 import { HeaderScanner } from './safetensors-header.ts'
 
 const ITEM_SIZES = {
-  BOOL: 1, U8: 1, I8: 1, F8_E5M2: 1, F8_E4M3: 1, U16: 2, I16: 2, F16: 2, BF16: 2,
-  U32: 4, I32: 4, F32: 4, U64: 8, I64: 8, F64: 8,
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
+  U16: 2,
+  I16: 2,
+  F16: 2,
+  BF16: 2,
+  U32: 4,
+  I32: 4,
+  F32: 4,
+  U64: 8,
+  I64: 8,
+  F64: 8,
 } as const
 
 /** Element types as safetensors spells them. */
@@ -67,8 +80,15 @@ function checkHeader(header: Uint8Array, fileSize: number, file: string): Safete
   const entries: SafetensorsEntry[] = []
   for (const { name, dtype, shape, begin, end } of scanned.tensors) {
     const place = `tensor ${JSON.stringify(name)}`
-    if (!isDType(dtype)) fail(file, `${place}, dtype`, `one of ${Object.keys(ITEM_SIZES).join(' ')}`, JSON.stringify(dtype.slice(0, 40)))
-    if (shape.length > MAX_RANK) fail(file, `${place}, shape`, `at most ${MAX_RANK} dimensions`, String(shape.length))
+    if (!isDType(dtype))
+      fail(
+        file,
+        `${place}, dtype`,
+        `one of ${Object.keys(ITEM_SIZES).join(' ')}`,
+        JSON.stringify(dtype.slice(0, 40)),
+      )
+    if (shape.length > MAX_RANK)
+      fail(file, `${place}, shape`, `at most ${MAX_RANK} dimensions`, String(shape.length))
     let bytes = ITEM_SIZES[dtype]
     let overflow = false
     for (const dimension of shape) {
@@ -79,7 +99,12 @@ function checkHeader(header: Uint8Array, fileSize: number, file: string): Safete
     if (overflow) fail(file, `${place}, shape`, 'a size below 2^53 bytes', `[${shape.join(', ')}]`)
     if (end < begin) fail(file, `${place}, data_offsets`, 'begin <= end', `[${begin}, ${end}]`)
     if (end - begin !== bytes) {
-      fail(file, `${place}, data_offsets`, `a span of ${bytes} bytes for ${dtype} [${shape.join(', ')}]`, String(end - begin))
+      fail(
+        file,
+        `${place}, data_offsets`,
+        `a span of ${bytes} bytes for ${dtype} [${shape.join(', ')}]`,
+        String(end - begin),
+      )
     }
     entries.push({ name, dtype, shape, offset: dataOffset + begin, byteLength: bytes })
   }
@@ -88,12 +113,22 @@ function checkHeader(header: Uint8Array, fileSize: number, file: string): Safete
   for (const entry of entries) {
     if (entry.offset !== next) {
       const problem = entry.offset > next ? 'a hole before it' : 'an overlap with the tensor before it'
-      fail(file, `tensor ${JSON.stringify(entry.name)}, data_offsets`, `begin ${next - dataOffset}`, `${entry.offset - dataOffset} (${problem})`)
+      fail(
+        file,
+        `tensor ${JSON.stringify(entry.name)}, data_offsets`,
+        `begin ${next - dataOffset}`,
+        `${entry.offset - dataOffset} (${problem})`,
+      )
     }
     next += entry.byteLength
   }
   if (next !== fileSize) {
-    fail(file, 'file size', `${next} bytes by the header`, `${fileSize} (${next > fileSize ? 'truncated' : 'trailing bytes'})`)
+    fail(
+      file,
+      'file size',
+      `${next} bytes by the header`,
+      `${fileSize} (${next > fileSize ? 'truncated' : 'trailing bytes'})`,
+    )
   }
   return { metadata: scanned.metadata, tensors: new Map(entries.map((entry) => [entry.name, entry])) }
 }
@@ -150,7 +185,8 @@ export class SafetensorsFile implements SafetensorsHeader {
     const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK)
     try {
       const stat = await handle.stat()
-      if (!stat.isFile()) fail(path, 'file type', 'a regular file', stat.isFIFO() ? 'a FIFO' : 'something else')
+      if (!stat.isFile())
+        fail(path, 'file type', 'a regular file', stat.isFIFO() ? 'a FIFO' : 'something else')
       const prefix = new Uint8Array(8)
       await readFully(handle, prefix.subarray(0, Math.min(8, stat.size)), 0, path)
       const header = new Uint8Array(headerLength(prefix, stat.size, path))
@@ -173,7 +209,9 @@ export class SafetensorsFile implements SafetensorsHeader {
     if (entry === undefined) throw new ConfigError(`${this.path}: no tensor named ${JSON.stringify(name)}`)
     const bytes = target ?? new Uint8Array(entry.byteLength)
     if (bytes.length !== entry.byteLength) {
-      throw new ConfigError(`${this.path}: ${name} has ${entry.byteLength} bytes, received a target of ${bytes.length}`)
+      throw new ConfigError(
+        `${this.path}: ${name} has ${entry.byteLength} bytes, received a target of ${bytes.length}`,
+      )
     }
     await readFully(this.#handle, bytes, entry.offset, this.path)
     return bytes
@@ -190,7 +228,8 @@ async function readFully(handle: FileHandle, bytes: Uint8Array, offset: number, 
     // Linux transfers at most 0x7ffff000 bytes a call
     const wanted = Math.min(bytes.length - done, 1 << 30)
     const { bytesRead } = await handle.read(bytes, done, wanted, offset + done)
-    if (bytesRead === 0) fail(path, `byte ${offset + done}`, `${bytes.length - done} more bytes`, 'the end of the file')
+    if (bytesRead === 0)
+      fail(path, `byte ${offset + done}`, `${bytes.length - done} more bytes`, 'the end of the file')
     done += bytesRead
   }
 }

@@ -70,8 +70,8 @@ struct Optimizer {
   void Update(Level level, double clip, ThreadRunner& runner) {
     std::vector<View> args = {norm.view, hyper.view, decay.view, state.view};
     for (auto& p : parameters) {
-      for (const View& view : {p.param.view, p.split ? p.low.view : View{}, p.grad.view, p.m.view,
-                               p.v.view}) {
+      for (const View& view :
+           {p.param.view, p.split ? p.low.view : View{}, p.grad.view, p.m.view, p.v.view}) {
         args.push_back(view);
       }
     }
@@ -187,22 +187,26 @@ void CheckSample(Level level) {
   Array logits(DType::kF32, {rows, size}), key(DType::kU32, {rows, 4}), ids(DType::kI32, {rows});
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < size; ++i) logits.Set(r * size + i, std::log(p[i]));
-    for (int64_t i = 0; i < 4; ++i) key.view.as<uint32_t>()[r * 4 + i] = static_cast<uint32_t>(r * i + i);
+    for (int64_t i = 0; i < 4; ++i)
+      key.view.as<uint32_t>()[r * 4 + i] = static_cast<uint32_t>(r * i + i);
   }
   struct Case {
     double temperature, top_k, top_p;
     std::vector<double> expected;
   };
-  for (const Case& c : {Case{1, 0, 1, {0.4, 0.3, 0.15, 0.1, 0.05}}, Case{0, 0, 1, {1, 0, 0, 0, 0}},
-                        Case{1, 2, 1, {4. / 7, 3. / 7, 0, 0, 0}}, Case{1, 0, 0.71, {8. / 17, 6. / 17, 3. / 17, 0, 0}},
-                        Case{1, 2, 0.5, {1, 0, 0, 0, 0}}, Case{0.5, 3, 1, {.16 / .2725, .09 / .2725, .0225 / .2725, 0, 0}}}) {
+  for (const Case& c :
+       {Case{1, 0, 1, {0.4, 0.3, 0.15, 0.1, 0.05}}, Case{0, 0, 1, {1, 0, 0, 0, 0}},
+        Case{1, 2, 1, {4. / 7, 3. / 7, 0, 0, 0}},
+        Case{1, 0, 0.71, {8. / 17, 6. / 17, 3. / 17, 0, 0}}, Case{1, 2, 0.5, {1, 0, 0, 0, 0}},
+        Case{0.5, 3, 1, {.16 / .2725, .09 / .2725, .0225 / .2725, 0, 0}}}) {
     Call(kernel, {logits.view, key.view, ids.view}, {c.temperature, c.top_k, c.top_p}, runner);
     std::vector<double> count(size, 0);
     for (int64_t r = 0; r < rows; ++r) count[static_cast<size_t>(ids.Get(r))] += 1;
     for (int64_t i = 0; i < size; ++i) {
       const double e = c.expected[static_cast<size_t>(i)];
-      Expect(std::abs(count[static_cast<size_t>(i)] - e * rows) <= 5 * std::sqrt(rows * e * (1 - e)),
-             name + " frequency of " + std::to_string(i));
+      Expect(
+          std::abs(count[static_cast<size_t>(i)] - e * rows) <= 5 * std::sqrt(rows * e * (1 - e)),
+          name + " frequency of " + std::to_string(i));
     }
   }
 }
@@ -223,7 +227,9 @@ double CopyBandwidth(ThreadRunner& runner) {
   };
   const double seconds = MedianSeconds(
       [&] {
-        runner.Run(bytes / chunk, [](void* f, int64_t tile, int) { (*static_cast<decltype(copy)*>(f))(tile); }, &copy);
+        runner.Run(
+            bytes / chunk,
+            [](void* f, int64_t tile, int) { (*static_cast<decltype(copy)*>(f))(tile); }, &copy);
       },
       1.0);
   return 2.0 * static_cast<double>(bytes) / seconds * 1e-9;
@@ -238,7 +244,8 @@ void Bench() {
   for (auto& p : optimizer.parameters) parameters += static_cast<double>(p.size());
   for (const Level level : kLevels) {
     if (!MachineHas(level)) continue;
-    Print("grad_norm 76M", level, 4 * parameters, MedianSeconds([&] { optimizer.Norm(level, runner); }), copy);
+    Print("grad_norm 76M", level, 4 * parameters,
+          MedianSeconds([&] { optimizer.Norm(level, runner); }), copy);
     Print("adam_w 76M bf16", level, 28 * parameters,
           MedianSeconds([&] { optimizer.Update(level, 1, runner); }, 1.0), copy);
   }
@@ -248,8 +255,10 @@ void Bench() {
   for (const Level level : kLevels) {
     if (!MachineHas(level)) continue;
     Print("dropout 16M bf16", level, 4.0 * n, MedianSeconds([&] {
-            Call(*FindKernel(kDropout, level, DType::kBF16), {x.view, key.view, y.view}, {0.1}, runner);
-          }), copy);
+            Call(*FindKernel(kDropout, level, DType::kBF16), {x.view, key.view, y.view}, {0.1},
+                 runner);
+          }),
+          copy);
   }
   const int64_t vocabulary = 50304;
   Random random(9);
@@ -258,8 +267,10 @@ void Bench() {
   for (const Level level : kLevels) {
     if (!MachineHas(level)) continue;
     Print("sample 8 x 50304 k50 p.9", level, 4.0 * 8 * vocabulary, MedianSeconds([&] {
-            Call(*FindKernel(kSample, level, DType::kF32), {logits.view, keys.view, ids.view}, {0.7, 50, 0.9}, runner);
-          }), copy);
+            Call(*FindKernel(kSample, level, DType::kF32), {logits.view, keys.view, ids.view},
+                 {0.7, 50, 0.9}, runner);
+          }),
+          copy);
   }
 }
 

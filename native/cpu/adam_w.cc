@@ -66,8 +66,8 @@ inline Vec LoadMaster(const Split& s, int64_t i, int64_t left) {
 }
 inline void StoreMaster(const Split& s, int64_t i, Vec a, int64_t left) {
   const __m256i bits = _mm256_castps_si256(a.v);
-  StoreHalves(s.high + i,
-              _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16), left);
+  StoreHalves(s.high + i, _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16),
+              left);
   StoreHalves(s.low + i, _mm256_and_si256(bits, _mm256_set1_epi32(0xffff)), left);
 }
 #else
@@ -87,17 +87,19 @@ inline void StoreMaster(const Split& s, int64_t i, Vec a, int64_t left) {
 }
 #endif
 inline Vec LoadMaster(const Whole& w, int64_t i, int64_t left) { return LoadN(w.p + i, left); }
-inline void StoreMaster(const Whole& w, int64_t i, Vec a, int64_t left) { StoreN(w.p + i, a, left); }
+inline void StoreMaster(const Whole& w, int64_t i, Vec a, int64_t left) {
+  StoreN(w.p + i, a, left);
+}
 
 // What is the same for every element of a tensor in this step.
 struct Step {
-  float grad_scale;        // the clip factor folded in
+  float grad_scale;  // the clip factor folded in
   float one_minus_beta1;
   float beta2, one_minus_beta2;
-  float inverse_root;      // 1 / sqrt(1 - beta2^t)
+  float inverse_root;  // 1 / sqrt(1 - beta2^t)
   float eps;
-  float step_size;         // learning rate / (1 - beta1^t)
-  float keep;              // 1 - learning rate * weight decay
+  float step_size;  // learning rate / (1 - beta1^t)
+  float keep;       // 1 - learning rate * weight decay
 };
 
 template <class Master>
@@ -147,18 +149,17 @@ void AdamW(Invocation& call) {
   const View &norm = call[kNorm], &hyper = call[kHyper], &decay = call[kDecay];
   Require(norm.dtype == DType::kF32 && norm.numel() == 1, ErrorCode::kShape,
           "adam_w: norm must be f32 of one element");
-  Require(hyper.dtype == DType::kF32 && hyper.contiguous() && hyper.numel() == 2,
-          ErrorCode::kShape, "adam_w: hyper must be f32 [2]");
+  Require(hyper.dtype == DType::kF32 && hyper.contiguous() && hyper.numel() == 2, ErrorCode::kShape,
+          "adam_w: hyper must be f32 [2]");
   Require(decay.dtype == DType::kF32 && decay.contiguous() && decay.numel() == tensors,
           ErrorCode::kShape, "adam_w: decay must be f32, one per parameter");
-  Require(call[kState].dtype == DType::kI32 && call[kState].contiguous() &&
-              call[kState].numel() == 2,
-          ErrorCode::kShape, "adam_w: state must be i32 [2]");
+  Require(
+      call[kState].dtype == DType::kI32 && call[kState].contiguous() && call[kState].numel() == 2,
+      ErrorCode::kShape, "adam_w: state must be i32 [2]");
   for (int64_t t = 0; t < tensors; ++t) CheckTensor(call, kGroup + t * kMembers);
   // allocates, so may throw: before anything is written
-  const ChunkMap map(call, tensors, [&](int64_t i) -> const View& {
-    return call[kGroup + i * kMembers];
-  });
+  const ChunkMap map(call, tensors,
+                     [&](int64_t i) -> const View& { return call[kGroup + i * kMembers]; });
 
   const double learning_rate = hyper.as<float>()[0], scale = hyper.as<float>()[1];
   const double total = std::fabs(*norm.as<float>() * scale);

@@ -23,8 +23,10 @@ double SumOfSquares(const float* x, int64_t n) {
     }
   }
   alignas(64) double part[8];
-  _mm512_store_pd(part, _mm512_add_pd(_mm512_add_pd(acc[0], acc[1]), _mm512_add_pd(acc[2], acc[3])));
-  double sum = ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
+  _mm512_store_pd(part,
+                  _mm512_add_pd(_mm512_add_pd(acc[0], acc[1]), _mm512_add_pd(acc[2], acc[3])));
+  double sum =
+      ((part[0] + part[1]) + (part[2] + part[3])) + ((part[4] + part[5]) + (part[6] + part[7]));
 #elif FUSELM_IS_AVX2
   __m256d acc[4] = {};
   int64_t i = 0;
@@ -35,7 +37,8 @@ double SumOfSquares(const float* x, int64_t n) {
     }
   }
   alignas(32) double part[4];
-  _mm256_store_pd(part, _mm256_add_pd(_mm256_add_pd(acc[0], acc[1]), _mm256_add_pd(acc[2], acc[3])));
+  _mm256_store_pd(part,
+                  _mm256_add_pd(_mm256_add_pd(acc[0], acc[1]), _mm256_add_pd(acc[2], acc[3])));
   double sum = (part[0] + part[1]) + (part[2] + part[3]);
 #else
   double acc[4] = {};

@@ -10,7 +10,8 @@ namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 
 struct ChunkMap {
-  static constexpr int64_t kChunk = 32768;  // elements; a fraction of a millisecond of memory traffic
+  static constexpr int64_t kChunk =
+      32768;  // elements; a fraction of a millisecond of memory traffic
 
   struct Chunk {
     int64_t tensor, begin, count;

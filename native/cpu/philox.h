@@ -121,9 +121,7 @@ inline void PhiloxWords(const PhiloxKey& key, int64_t group, uint32_t out[kPhilo
 }
 
 // A word as a float in [0, 1): 24 bits, exact.
-inline float PhiloxUniform(uint32_t word) {
-  return static_cast<float>(word >> 8) * 0x1p-24f;
-}
+inline float PhiloxUniform(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
 
 }  // namespace FUSELM_LEVEL_NS
 }  // namespace fuselm

@@ -147,8 +147,7 @@ void Sample(Invocation& call) {
   Require(ids.dtype == DType::kI32 && ids.contiguous() && ids.numel() == rows, ErrorCode::kShape,
           "sample: ids must be i32 [B]");
   const Options options{static_cast<float>(call.f64(0)), call.i64(1), call.f64(2)};
-  Require(options.temperature >= 0 && options.top_k >= 0 && options.top_p > 0 &&
-              options.top_p <= 1,
+  Require(options.temperature >= 0 && options.top_k >= 0 && options.top_p > 0 && options.top_p <= 1,
           ErrorCode::kValue, "sample: temperature and topK must be >= 0, topP in (0, 1]");
 
   constexpr size_t kHistogram = 2048;
@@ -160,8 +159,8 @@ void Sample(Invocation& call) {
       double* weight = histogram + kHistogram;
       float* logit = reinterpret_cast<float*>(weight + size);
       const Candidates all{logit, reinterpret_cast<int32_t*>(logit + size), weight, size};
-      ids.as<int32_t>()[row] = SampleRow(logits.row<T>(row), key.as<uint32_t>() + 4 * row, options,
-                                         all, histogram);
+      ids.as<int32_t>()[row] =
+          SampleRow(logits.row<T>(row), key.as<uint32_t>() + 4 * row, options, all, histogram);
     });
   });
   for (int64_t row = 0; row < rows; ++row) {
