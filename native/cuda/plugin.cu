@@ -1,0 +1,195 @@
+// The table of functions behind native/core/device_plugin.h: errors, devices, memory, kernels.
+
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <vector>
+
+#include "native/cuda/kernel.cuh"
+#include "native/cuda/queue.cuh"
+
+namespace fuselm::cuda {
+namespace {
+
+constexpr int kOldestMajor = 8;  // what the targets of CMakeLists.txt start at
+
+thread_local char last_error[1024];
+
+std::vector<Kernel>& Table() {
+  static auto* table = new std::vector<Kernel>;
+  return *table;
+}
+
+std::vector<FuselmPluginKernel>& PublishedKernels() {
+  static auto* list = new std::vector<FuselmPluginKernel>;
+  return *list;
+}
+
+const char* LastError() { return last_error; }
+
+std::string Version(int version) {  // 13000 -> 13.0
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+// Devices this build can run on, as CUDA ordinals; with none, why.
+std::vector<int> UsableDevices(std::string* why) {
+  int driver = 0;
+  cudaDriverGetVersion(&driver);
+  if (driver == 0) {
+    *why = "no NVIDIA driver is installed (libcuda.so.1 was not found)";
+    return {};
+  }
+  // Any driver of the toolkit's major version serves it.
+  if (driver / 1000 < CUDART_VERSION / 1000) {
+    *why = "the NVIDIA driver is too old: it supports CUDA " + Version(driver) +
+           " and this plugin needs " + Version(CUDART_VERSION);
+    return {};
+  }
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    *why = status == cudaSuccess || status == cudaErrorNoDevice
+               ? std::string("the NVIDIA driver sees no GPU")
+               : std::string("the NVIDIA driver failed: ") + cudaGetErrorString(status);
+    cudaGetLastError();
+    return {};
+  }
+  std::vector<int> usable;
+  for (int device = 0; device < count; ++device) {
+    cudaDeviceProp properties;
+    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess) continue;
+    if (properties.major >= kOldestMajor) {
+      usable.push_back(device);
+    } else {
+      *why = std::string(properties.name) + " has compute capability " +
+             std::to_string(properties.major) + "." + std::to_string(properties.minor) +
+             "; 8.0 or newer is needed";
+    }
+  }
+  cudaGetLastError();
+  return usable;
+}
+
+const std::vector<int>& Devices(std::string* why = nullptr) {
+  static auto* reason = new std::string;
+  static const auto* devices = new std::vector<int>(UsableDevices(reason));
+  if (why != nullptr) *why = *reason;
+  return *devices;
+}
+
+int32_t DeviceCount(char* why, size_t why_bytes) {
+  std::string reason;
+  const auto count = static_cast<int32_t>(Devices(&reason).size());
+  if (why != nullptr && why_bytes > 0) {
+    std::snprintf(why, why_bytes, "%s", count > 0 ? "" : reason.c_str());
+  }
+  return count;
+}
+
+int DeviceInfo(int32_t device, FuselmDeviceInfo* out) {
+  return Guard([&] {
+    cudaDeviceProp properties;
+    Check(cudaGetDeviceProperties(&properties, Ordinal(device)), "device properties");
+    *out = FuselmDeviceInfo{};
+    std::snprintf(out->name, sizeof out->name, "%s", properties.name);
+    out->compute_major = properties.major;
+    out->compute_minor = properties.minor;
+    out->multiprocessors = properties.multiProcessorCount;
+    out->memory_bytes = static_cast<int64_t>(properties.totalGlobalMem);
+  });
+}
+
+int Alloc(int32_t device, int64_t bytes, void** out) {
+  return Guard([&] {
+    *out = nullptr;
+    Check(cudaSetDevice(Ordinal(device)), "set device");
+    Check(cudaMalloc(out, static_cast<size_t>(bytes)), "allocation");
+  });
+}
+
+int Free(int32_t device, void* memory) {
+  return Guard([&] {
+    Check(cudaSetDevice(Ordinal(device)), "set device");
+    Check(cudaFree(memory), "free");
+  });
+}
+
+int Launch(FuselmPluginQueue* queue, int32_t index, const FuselmTensor* tensors,
+           int32_t tensor_count, const double* attributes, int32_t attribute_count) {
+  return Guard([&] {
+    Require(index >= 0 && static_cast<size_t>(index) < Table().size(), ErrorCode::kDevice,
+            "launch: no such kernel");
+    const Kernel& kernel = Table()[static_cast<size_t>(index)];
+    Require(static_cast<size_t>(tensor_count) == kernel.tensors, ErrorCode::kFormat,
+            "launch: the number of tensors does not match the signature");
+    const std::span<const FuselmTensor> arguments(tensors, static_cast<size_t>(tensor_count));
+    for (const FuselmTensor& t : arguments) {
+      const bool known = t.dtype > 0 && t.dtype < static_cast<int32_t>(kDTypeCount);
+      Require(known && t.rank >= 0 && t.rank <= FUSELM_PLUGIN_MAX_RANK, ErrorCode::kFormat,
+              "launch: a tensor has an unknown dtype or too many axes");
+      const uint32_t bit = Mask(static_cast<DType>(t.dtype));
+      const bool floating = (bit & kFloat64) != 0;
+      Require(!floating || (bit & kernel.info.dtypes) != 0, ErrorCode::kShape,
+              "launch: this kernel has no variant for the dtype given");
+    }
+    UseQueue(queue);
+    kernel.launch({arguments, {attributes, static_cast<size_t>(attribute_count)}, Stream(queue)});
+  });
+}
+
+}  // namespace
+
+void Check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // a sticky error returns with the next call; others must not
+  throw Error(status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
+              std::string("cuda: ") + what + ": " + cudaGetErrorName(status) + ": " +
+                  cudaGetErrorString(status));
+}
+
+int Fail(ErrorCode code, const char* message) {
+  std::snprintf(last_error, sizeof last_error, "%s", message);
+  return static_cast<int>(code);
+}
+
+int Ordinal(int32_t device) {
+  const std::vector<int>& devices = Devices();
+  if (device < 0 || static_cast<size_t>(device) >= devices.size()) {
+    throw Error(ErrorCode::kDevice, "cuda: there is no device " + std::to_string(device));
+  }
+  return devices[static_cast<size_t>(device)];
+}
+
+int Register(const Kernel& kernel) {
+  Table().push_back(kernel);
+  PublishedKernels().push_back(kernel.info);
+  return static_cast<int>(Table().size());
+}
+
+std::span<const Kernel> Kernels() { return Table(); }
+
+}  // namespace fuselm::cuda
+
+extern "C" __attribute__((visibility("default"))) const FuselmDevicePlugin* fuselm_device_plugin(
+    uint32_t abi) {
+  using namespace fuselm::cuda;
+  if (abi != FUSELM_DEVICE_PLUGIN_ABI) return nullptr;
+  // Filled at the first call: the kernels have registered by then.
+  static const FuselmDevicePlugin plugin = [] {
+    FuselmDevicePlugin p{};
+    p.abi = FUSELM_DEVICE_PLUGIN_ABI;
+    p.name = "cuda";
+    p.build = FUSELM_CUDA_BUILD;
+    p.last_error = LastError;
+    p.device_count = DeviceCount;
+    p.device_info = DeviceInfo;
+    p.alloc = Alloc;
+    p.free = Free;
+    FillQueueFunctions(&p);
+    p.kernel_count = static_cast<int32_t>(PublishedKernels().size());
+    p.kernels = PublishedKernels().data();
+    p.launch = Launch;
+    return p;
+  }();
+  return &plugin;
+}

@@ -1,0 +1,201 @@
+// A queue is a stream with a priority and its own pinned staging; a fence is an event.
+//
+// Pageable memory given to cudaMemcpyAsync makes it wait, or copy at a third of the bus's rate, so
+// every copy goes by way of pinned chunks: to the device, the caller's thread fills one chunk while
+// the engine drains the other; to the host, a host function moves each chunk on in stream order.
+
+#include "native/cuda/queue.cuh"
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "native/cuda/kernel.cuh"
+
+namespace {
+
+constexpr int64_t kChunkBytes = int64_t{4} << 20;
+constexpr int kChunks = 2;
+
+}  // namespace
+
+struct FuselmPluginQueue {
+  int ordinal = 0;
+  cudaStream_t stream = nullptr;
+  // Host to device. free[i] is recorded when the engine has drained up[i].
+  std::byte* up[kChunks] = {};
+  cudaEvent_t free[kChunks] = {};
+  int next = 0;
+  std::byte* down = nullptr;  // device to host: used in stream order only
+};
+
+struct FuselmPluginFence {
+  int ordinal = 0;
+  cudaEvent_t event = nullptr;
+};
+
+namespace fuselm::cuda {
+namespace {
+
+struct ChunkToHost {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
+void CUDART_CB MoveChunk(void* data) {
+  const std::unique_ptr<ChunkToHost> chunk(static_cast<ChunkToHost*>(data));
+  std::memcpy(chunk->to, chunk->from, chunk->bytes);
+}
+
+std::byte* Pinned() {
+  void* memory = nullptr;
+  Check(cudaHostAlloc(&memory, kChunkBytes, cudaHostAllocDefault), "pinned staging");
+  return static_cast<std::byte*>(memory);
+}
+
+void Release(FuselmPluginQueue* q) {
+  for (int i = 0; i < kChunks; ++i) {
+    if (q->free[i] != nullptr) cudaEventDestroy(q->free[i]);
+    if (q->up[i] != nullptr) cudaFreeHost(q->up[i]);
+  }
+  if (q->down != nullptr) cudaFreeHost(q->down);
+  if (q->stream != nullptr) cudaStreamDestroy(q->stream);
+  delete q;
+}
+
+int QueueCreate(int32_t device, int32_t priority, FuselmPluginQueue** out) {
+  *out = nullptr;
+  return Guard([&] {
+    std::unique_ptr<FuselmPluginQueue, void (*)(FuselmPluginQueue*)> queue(new FuselmPluginQueue,
+                                                                           Release);
+    queue->ordinal = Ordinal(device);
+    UseQueue(queue.get());
+    int lowest = 0, highest = 0;  // CUDA counts down: highest <= lowest
+    Check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "stream priorities");
+    const int wanted = std::clamp(lowest - priority, highest, lowest);
+    Check(cudaStreamCreateWithPriority(&queue->stream, cudaStreamNonBlocking, wanted), "stream");
+    for (int i = 0; i < kChunks; ++i) {
+      queue->up[i] = Pinned();
+      Check(
+          cudaEventCreateWithFlags(&queue->free[i], cudaEventDisableTiming | cudaEventBlockingSync),
+          "event");
+    }
+    queue->down = Pinned();
+    *out = queue.release();
+  });
+}
+
+int QueueDestroy(FuselmPluginQueue* queue) {
+  return Guard([&] {
+    UseQueue(queue);
+    const cudaError_t status = cudaStreamSynchronize(queue->stream);
+    Release(queue);
+    Check(status, "queue_destroy");
+  });
+}
+
+int CopyToDevice(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes) {
+  return Guard([&] {
+    UseQueue(queue);
+    for (int64_t done = 0; done < bytes; done += kChunkBytes) {
+      const auto count = static_cast<size_t>(std::min(kChunkBytes, bytes - done));
+      const int chunk = queue->next;
+      queue->next = (chunk + 1) % kChunks;
+      // An event never recorded counts as done.
+      Check(cudaEventSynchronize(queue->free[chunk]), "copy to device");
+      std::memcpy(queue->up[chunk], static_cast<const std::byte*>(from) + done, count);
+      Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, queue->up[chunk], count,
+                            cudaMemcpyHostToDevice, queue->stream),
+            "copy to device");
+      Check(cudaEventRecord(queue->free[chunk], queue->stream), "copy to device");
+    }
+  });
+}
+
+int CopyToHost(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes) {
+  return Guard([&] {
+    UseQueue(queue);
+    for (int64_t done = 0; done < bytes; done += kChunkBytes) {
+      const auto count = static_cast<size_t>(std::min(kChunkBytes, bytes - done));
+      auto chunk = std::make_unique<ChunkToHost>(
+          ChunkToHost{static_cast<std::byte*>(to) + done, queue->down, count});
+      Check(cudaMemcpyAsync(queue->down, static_cast<const std::byte*>(from) + done, count,
+                            cudaMemcpyDeviceToHost, queue->stream),
+            "copy to host");
+      Check(cudaLaunchHostFunc(queue->stream, MoveChunk, chunk.get()), "copy to host");
+      chunk.release();  // MoveChunk frees it
+    }
+  });
+}
+
+int FenceCreate(int32_t device, FuselmPluginFence** out) {
+  *out = nullptr;
+  return Guard([&] {
+    auto fence = std::make_unique<FuselmPluginFence>();
+    fence->ordinal = Ordinal(device);
+    Check(cudaSetDevice(fence->ordinal), "set device");
+    Check(cudaEventCreateWithFlags(&fence->event, cudaEventDisableTiming | cudaEventBlockingSync),
+          "fence");
+    *out = fence.release();
+  });
+}
+
+int FenceDestroy(FuselmPluginFence* fence) {
+  return Guard([&] {
+    const std::unique_ptr<FuselmPluginFence> owned(fence);
+    Check(cudaEventDestroy(owned->event), "fence_destroy");
+  });
+}
+
+int FenceRecord(FuselmPluginFence* fence, FuselmPluginQueue* queue) {
+  return Guard([&] {
+    UseQueue(queue);
+    Check(cudaEventRecord(fence->event, queue->stream), "fence_record");
+  });
+}
+
+int FenceDone(FuselmPluginFence* fence, int32_t* done) {
+  *done = 0;
+  return Guard([&] {
+    const cudaError_t status = cudaEventQuery(fence->event);
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();
+      return;
+    }
+    Check(status, "work before a fence");
+    *done = 1;
+  });
+}
+
+int FenceWait(FuselmPluginFence* fence) {
+  return Guard([&] { Check(cudaEventSynchronize(fence->event), "work before a fence"); });
+}
+
+int QueueWait(FuselmPluginQueue* queue, FuselmPluginFence* fence) {
+  return Guard([&] {
+    UseQueue(queue);
+    Check(cudaStreamWaitEvent(queue->stream, fence->event, 0), "queue_wait");
+  });
+}
+
+}  // namespace
+
+void UseQueue(FuselmPluginQueue* queue) { Check(cudaSetDevice(queue->ordinal), "set device"); }
+
+cudaStream_t Stream(FuselmPluginQueue* queue) { return queue->stream; }
+
+void FillQueueFunctions(FuselmDevicePlugin* plugin) {
+  plugin->queue_create = QueueCreate;
+  plugin->queue_destroy = QueueDestroy;
+  plugin->copy_to_device = CopyToDevice;
+  plugin->copy_to_host = CopyToHost;
+  plugin->fence_create = FenceCreate;
+  plugin->fence_destroy = FenceDestroy;
+  plugin->fence_record = FenceRecord;
+  plugin->fence_done = FenceDone;
+  plugin->fence_wait = FenceWait;
+  plugin->queue_wait = QueueWait;
+}
+
+}  // namespace fuselm::cuda
