@@ -1,0 +1,97 @@
+// Packing into the two layouts the inner kernels read (words: see words.h).
+//
+//   A block  [rows][kStrideA]       a row's words of one K block; the constant row stride lets the
+//                                   kernel reach every row by displacement and spreads cache sets
+//   B panel  [words][kPanel]        kPanel neighbouring columns for every word of K
+//
+// Both are padded with zeros to whole kLanes words, so kernels with wider K steps read zeros.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "native/cpu/gemm/gemm.h"
+#include "native/cpu/gemm/words.h"
+
+namespace fuselm {
+namespace FUSELM_LEVEL_NS {
+
+// Shape of the vector kernel's block: kRows x kPanel accumulators fill the register file.
+#if FUSELM_HAS_AVX512
+inline constexpr int kRows = 14, kVecs = 2;
+#elif FUSELM_IS_AVX2
+inline constexpr int kRows = 6, kVecs = 2;
+#else
+inline constexpr int kRows = 4, kVecs = 1;
+#endif
+inline constexpr int kPanel = kVecs * kLanes;
+
+// Words of K per block: a panel of B (kBlockWords x kPanel) stays in L1 while rows of A pass.
+inline constexpr int64_t kBlockWords = 192;
+inline constexpr int64_t kStrideA = kBlockWords + 16;
+
+constexpr int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+
+// Rows [i0, i0 + rows) of an operand, elements [k0, k0 + len) of K, into dst[rows][kStrideA].
+// May write up to kLanes - 1 rows past the last.
+template <class T>
+void PackA(const GemmOperand& a, int64_t i0, int64_t rows, int64_t k0, int64_t len, float* dst) {
+  const T* data = static_cast<const T*>(a.data);
+  constexpr int64_t step = int64_t{kLanes} * kPerWord<T>;
+  if (a.along_k) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* row = data + (i0 + r) * a.stride + k0;
+      float* out = dst + r * kStrideA;
+      for (int64_t k = 0; k < len; k += step, out += kLanes) Store(out, RowWords(row + k, len - k));
+    }
+    return;
+  }
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t k = 0; k < len; k += step) {
+      const T* p = data + (k0 + k) * a.stride + i0 + r;
+      Vec block[kLanes];
+      for (int w = 0; w < kLanes; ++w) {
+        const int64_t at = w * kPerWord<T>;
+        block[w] = ColWords(p + at * a.stride, a.stride, rows - r, len - k - at);
+      }
+      Transpose(block);
+      float* out = dst + r * kStrideA + k / kPerWord<T>;
+      for (int i = 0; i < kLanes; ++i) Store(out + i * kStrideA, block[i]);
+    }
+  }
+}
+
+// Columns [j0, j0 + kPanel) (of n) of operand b, elements [k0, k0 + len) of K, into
+// dst[RoundUp(words, kLanes)][kPanel].
+template <class T>
+void PackB(const GemmOperand& b, int64_t n, int64_t j0, int64_t k0, int64_t len, float* dst) {
+  const T* data = static_cast<const T*>(b.data);
+  constexpr int64_t step = int64_t{kLanes} * kPerWord<T>;
+  if (!b.along_k) {
+    const int64_t words = RoundUp(WordsOf<T>(len), kLanes);
+    for (int64_t w = 0; w < words; ++w, dst += kPanel) {
+      const int64_t at = w * kPerWord<T>;
+      for (int j = 0; j < kVecs; ++j) {
+        const int64_t col = j0 + j * kLanes;
+        Store(dst + j * kLanes,
+              ColWords(data + (k0 + at) * b.stride + col, b.stride, n - col, len - at));
+      }
+    }
+    return;
+  }
+  for (int64_t k = 0; k < len; k += step) {
+    for (int j = 0; j < kVecs; ++j) {
+      Vec block[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t col = j0 + j * kLanes + i;
+        block[i] = col < n ? RowWords(data + col * b.stride + k0 + k, len - k) : Zero();
+      }
+      Transpose(block);
+      for (int w = 0; w < kLanes; ++w) Store(dst + w * kPanel + j * kLanes, block[w]);
+    }
+    dst += kLanes * kPanel;
+  }
+}
+
+}  // namespace FUSELM_LEVEL_NS
+}  // namespace fuselm
