@@ -7,3 +7,7 @@ export {
 } from './runtime/device.ts'
 export * from './runtime/errors.ts'
 export { Queue } from './runtime/queue.ts'
+export { type DType, dtypes, type TensorData } from './tensor/dtype.ts'
+export { enableGrad, noGrad, withDevice, withQueue, withReference } from './tensor/mode.ts'
+export { keep, scope } from './tensor/scope.ts'
+export { Tensor } from './tensor/tensor.ts'

@@ -51,6 +51,8 @@ const DEFAULT_MAX_BYTES_IN_FLIGHT = 256 * 2 ** 20
 
 /** What the device holds. Bytes are exact after a fence, `liveStorages` at once. */
 export interface MemoryReport {
+  /** Tensor handles not disposed yet. */
+  readonly liveTensors: number
   /** Storages that JavaScript holds on this device in this environment. */
   readonly liveStorages: number
   /** Their bytes. */
@@ -113,6 +115,8 @@ export class Device {
   /** Where ops enqueue now (see Queue.use). */
   activeQueue: Queue
   closed = false
+  /** @internal Counted by Tensor. */
+  liveTensors = 0
 
   readonly #native: NativeEnvironment
   readonly #kernels = new Map<string, Kernel>()
@@ -213,6 +217,7 @@ export class Device {
   memory(): MemoryReport {
     this.#open('memory')
     return {
+      liveTensors: this.liveTensors,
       liveStorages: this.#liveStorages,
       enqueuedBytes: this.#liveBytes,
       ...this.#native.memory(),

@@ -1,0 +1,120 @@
+// Gradient nodes. There is no tape: a node hangs off the tensors its op made, and off the nodes that
+// consumed them; when the last of these goes, the node goes and releases what it saved.
+
+import { ValueError } from '../runtime/errors.ts'
+import type { Storage } from '../runtime/storage.ts'
+import type { DType } from './dtype.ts'
+import type { Tensor } from './tensor.ts'
+
+let sequence = 0
+
+/** What a node asks of the engine that runs it. */
+export interface GradSink {
+  /** See VjpContext.gradTarget. */
+  gradTarget(
+    node: GradNode,
+    input: number,
+    like: Tensor,
+  ): { readonly tensor: Tensor; readonly accumulate: boolean }
+}
+
+export abstract class GradNode {
+  /** Creation order. A node is always younger than those it depends on. */
+  readonly sequence = ++sequence
+  /** Output handles, and edges of nodes that consumed an output. */
+  holders = 0
+  consumed = false
+  /** Gradients that arrived, by output; only while a backward runs. */
+  incoming: (Tensor | null)[] | null = null
+  /** Per input: the node that made it, or null where no gradient goes. */
+  readonly edges: readonly (GradNode | null)[]
+  /** Per input: which output of `edges[i]` it is. */
+  readonly outputIndices: readonly number[]
+
+  constructor(edges: readonly (GradNode | null)[], outputIndices: readonly number[]) {
+    this.edges = edges
+    this.outputIndices = outputIndices
+    for (const edge of edges) if (edge !== null) edge.holders++
+  }
+
+  abstract readonly name: string
+  abstract readonly outputCount: number
+  /** Gradients per input, in a fresh scope and without recording. */
+  abstract backward(grads: readonly (Tensor | null)[], sink: GradSink): readonly (Tensor | null)[]
+  /** Lets go of what backward needs. */
+  abstract releaseSaved(): void
+}
+
+/** Drops one holder. Iterative: a graph may be deeper than the stack. */
+export function releaseNode(first: GradNode): void {
+  const stack = [first]
+  for (let node = stack.pop(); node !== undefined; node = stack.pop()) {
+    if (--node.holders > 0) continue
+    node.releaseSaved()
+    for (const edge of node.edges) if (edge !== null) stack.push(edge)
+  }
+}
+
+/** A leaf: where gradients are accumulated. */
+export class LeafNode extends GradNode {
+  readonly name = 'leaf'
+  readonly outputCount = 1
+  grad: Tensor | null = null
+  readonly shape: readonly number[]
+  readonly dtype: DType
+
+  constructor(shape: readonly number[], dtype: DType) {
+    super([], [])
+    this.shape = shape
+    this.dtype = dtype
+  }
+
+  override backward(): readonly (Tensor | null)[] {
+    return []
+  }
+
+  override releaseSaved(): void {
+    this.grad?.dispose()
+    this.grad = null
+  }
+}
+
+/** A tensor as a node keeps it: its own hold on the storage, so that the handle may go. */
+export class SavedTensor {
+  readonly storage: Storage
+  readonly shape: readonly number[]
+  readonly strides: readonly number[]
+  readonly offset: number
+  readonly dtype: DType
+  readonly version: number
+  /** False: only the shape is wanted, and nothing is held. */
+  held: boolean
+
+  constructor(tensor: Tensor, held: boolean) {
+    this.storage = tensor.storage
+    this.shape = tensor.shape
+    this.strides = tensor.strides
+    this.offset = tensor.offset
+    this.dtype = tensor.dtype
+    this.version = tensor.storage.version
+    this.held = held
+    if (held) tensor.storage.retain()
+  }
+
+  release(): void {
+    if (!this.held) return
+    this.held = false
+    this.storage.release()
+  }
+
+  /** @throws ValueError if the storage was written after it was saved */
+  checkVersion(node: string, name: string): void {
+    if (this.held && this.storage.version !== this.version) {
+      throw new ValueError(
+        `backward of ${node}: ${name} ${this.dtype}[${this.shape}] was modified in place after it was ` +
+          `saved (version ${this.storage.version}, saved at ${this.version}); run backward first, or ` +
+          'write to a copy',
+      )
+    }
+  }
+}
