@@ -61,13 +61,14 @@ constexpr size_t ItemSize(DType d) {
 }
 
 const char* DTypeName(DType d);
+[[noreturn]] void ThrowNotFloat(DType d);
 
 // Calls f.template operator()<T>() with T = float or bf16.
 template <class F>
 decltype(auto) DispatchFloat(DType d, F&& f) {
   if (d == DType::kF32) return f.template operator()<float>();
   if (d == DType::kBF16) return f.template operator()<bf16>();
-  throw Error(ErrorCode::kShape, std::string("expected f32 or bf16, received ") + DTypeName(d));
+  ThrowNotFloat(d);
 }
 
 // As DispatchFloat, with T = double too.

@@ -28,10 +28,14 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
+// Throws Error with a printf-style message. For kernel files: the exception's own inline code
+// would be emitted once per level there, and the linker may keep the AVX-512 copy for all.
+[[noreturn, gnu::format(printf, 2, 3)]] void Throw(ErrorCode code, const char* format, ...);
+
 // Checks a condition that a caller's data can break (never an assertion about our own code).
 inline void Require(bool ok, ErrorCode code, const char* message) {
   if (!ok) [[unlikely]]
-    throw Error(code, message);
+    Throw(code, "%s", message);
 }
 
 }  // namespace fuselm

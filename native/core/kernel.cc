@@ -1,5 +1,7 @@
 #include "native/core/kernel.h"
 
+#include <cstdarg>
+#include <cstdio>
 #include <vector>
 
 namespace fuselm {
@@ -43,6 +45,19 @@ const char* DTypeName(DType d) {
     case DType::kU16: return "u16";
   }
   return "?";
+}
+
+void Throw(ErrorCode code, const char* format, ...) {
+  char message[512];
+  va_list args;
+  va_start(args, format);
+  std::vsnprintf(message, sizeof message, format, args);
+  va_end(args);
+  throw Error(code, message);
+}
+
+void ThrowNotFloat(DType d) {
+  throw Error(ErrorCode::kShape, std::string("expected f32 or bf16, received ") + DTypeName(d));
 }
 
 std::string View::ToString() const {

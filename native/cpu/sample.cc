@@ -6,7 +6,6 @@
 // Nothing is sorted. Both filters are a least logit to keep, found by counting: a float's bits,
 // made monotonic, are searched in three digits of 11, 11 and 10 bits.
 #include <cmath>
-#include <cstdio>
 
 #include "native/core/kernel.h"
 #include "native/cpu/philox.h"
@@ -165,11 +164,8 @@ void Sample(Invocation& call) {
   });
   for (int64_t row = 0; row < rows; ++row) {
     if (ids.as<int32_t>()[row] >= 0) continue;
-    char message[96];
-    std::snprintf(message, sizeof(message),
-                  "sample: row %lld of logits has no largest finite value",
-                  static_cast<long long>(row));
-    throw Error(ErrorCode::kValue, message);
+    Throw(ErrorCode::kValue, "sample: row %lld of logits has no largest finite value",
+          static_cast<long long>(row));
   }
 }
 
