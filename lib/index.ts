@@ -1,3 +1,4 @@
+export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'
 export {
   Device,
   type DeviceOptions,

@@ -59,6 +59,8 @@ export function buildCuda() {
       '-G',
       generator,
       '-DCMAKE_BUILD_TYPE=Release',
+      // Beside the addon, where it is looked for.
+      `-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=${join(root, 'build', 'Release')}`,
       `-DCMAKE_CUDA_COMPILER=${nvcc}`,
     ],
     env,

@@ -10,7 +10,7 @@
 //   - shown harmless by its disassembly: no instruction past the x86-64 baseline.
 // Weak data (vtables, type names) holds no instructions and is allowed.
 //
-//   node scripts/check-kernels.mjs [build folder]
+//   node scripts/check-kernels.mjs [build folder, default build/CMakeFiles]
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
@@ -20,7 +20,7 @@ const LEVELS = ['avx2', 'avx512', 'avx512bf16', 'amx']
 const BEYOND_BASELINE =
   /^(v(?!err|erw)\w+|k(?:mov|or|and|not|xor|xnor|add|shift|test|unpck)\w*|tile\w+|tdp\w+|popcnt|lzcnt|tzcnt|andn|bextr|bls\w+|bzhi|mulx|pdep|pext|rorx|sarx|shlx|shrx|movbe|crc32)$/
 
-const build = process.argv[2] ?? 'build'
+const build = process.argv[2] ?? 'build/CMakeFiles'
 
 function run(program, args) {
   const { status, stdout, stderr } = spawnSync(program, args, { encoding: 'utf8', maxBuffer: 1 << 30 })
@@ -38,25 +38,25 @@ function* levelObjects(folder, level) {
   }
 }
 
-/** Mangled names of the weak functions that `object` defines. */
+/** The weak functions that `object` defines; two names of one function (C1, C2) have one section. */
 function weakFunctions(object) {
-  return run('nm', ['--defined-only', '--format=posix', object])
-    .split('\n')
-    .map((line) => line.split(' '))
-    .filter(([, type]) => type === 'W' || type === 'u')
-    .map(([name]) => name)
+  const table = run('objdump', ['--syms', object])
+  return [...table.matchAll(/^[0-9a-f]+ (?:.w|u.).{4}F (\S+)\t[0-9a-f]+ (?:\.hidden )?(\S+)$/gm)].map(
+    ([, section, symbol]) => ({ section, symbol }),
+  )
 }
 
 const ownedBy = (level) => new RegExp(`(?:6fuselm|S\\w?_)${level.length}${level}`)
 
-/** The first instruction of `symbol` that an x86-64 baseline CPU lacks, or null. */
-function beyondBaseline(object, symbol) {
-  const listing = run('objdump', ['-d', '--no-show-raw-insn', `--disassemble=${symbol}`, object])
-  const instructions = [
-    ...listing.matchAll(/^\s*[0-9a-f]+:\t(?:(?:rep\w*|lock|bnd|notrack|data16|cs|addr32)\s+)*(\S+)/gm),
-  ].map((m) => m[1])
+/** The first instruction of a function's own section that an x86-64 baseline CPU lacks, or null. */
+function beyondBaseline(object, { section, symbol }) {
+  // A section shared with other code would not show what this function is.
+  if (!section.includes('_Z')) return `${symbol} shares ${section}`
+  const listing = run('objdump', ['-d', '--no-show-raw-insn', '-j', section, object])
+  const prefixes = '(?:(?:rep\\w*|lock|bnd|notrack|data16|cs|addr32)\\s+)*'
+  const instructions = [...listing.matchAll(new RegExp(`^\\s*[0-9a-f]+:\\t${prefixes}(\\S+)`, 'gm'))]
   if (instructions.length === 0) return 'no instructions found'
-  return instructions.find((mnemonic) => BEYOND_BASELINE.test(mnemonic)) ?? null
+  return instructions.map((m) => m[1]).find((mnemonic) => BEYOND_BASELINE.test(mnemonic)) ?? null
 }
 
 const demangle = (symbol) => run('c++filt', [symbol]).trim()
@@ -71,9 +71,10 @@ const problems = []
 for (const { path, level } of levelObjects(build)) {
   if (!LEVELS.includes(level)) continue // the generic level is compiled for the baseline
   objects += 1
-  for (const symbol of weakFunctions(path)) {
+  for (const weak of weakFunctions(path)) {
+    const { symbol } = weak
     if (ownedBy(level).test(symbol)) continue
-    const instruction = beyondBaseline(path, symbol)
+    const instruction = beyondBaseline(path, weak)
     if (instruction === null) harmless += 1
     else problems.push(`${relative(build, path)}: weak ${demangle(symbol)} (${instruction})`)
   }

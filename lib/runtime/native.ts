@@ -72,11 +72,25 @@ export interface NativeOptions {
   readonly guard: boolean
 }
 
+export interface NativeCudaStatus {
+  readonly path: string
+  readonly loaded: boolean
+  readonly build: string
+  readonly reason: string
+  readonly devices: readonly {
+    readonly name: string
+    readonly computeCapability: string
+    readonly multiprocessors: number
+    readonly memoryBytes: number
+  }[]
+}
+
 export interface NativeAddon {
   /** Raised whenever this interface changes, so that a stale build is named as such. */
   readonly abi: number
   readonly machineLevel: string
   readonly defaultThreads: number
+  cudaStatus(path?: string): NativeCudaStatus
   Environment: new (options: NativeOptions, onCompletion: OnCompletion) => NativeEnvironment
 }
 

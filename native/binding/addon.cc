@@ -1,5 +1,6 @@
 #include <napi.h>
 
+#include "native/binding/cuda.h"
 #include "native/binding/environment.h"
 #include "native/core/runtime.h"
 
@@ -12,6 +13,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("abi", Napi::Number::New(env, kAbi));
   exports.Set("machineLevel", Napi::String::New(env, fuselm::LevelName(fuselm::MachineLevel())));
   exports.Set("defaultThreads", Napi::Number::New(env, fuselm::DefaultThreads()));
+  exports.Set("cudaStatus", Napi::Function::New(env, fuselm::binding::CudaStatus, "cudaStatus"));
   exports.Set("Environment", fuselm::binding::EnvironmentObject::Define(env));
   return exports;
 }

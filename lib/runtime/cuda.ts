@@ -1,0 +1,33 @@
+import { loadAddon } from './addon.ts'
+import type { NativeCudaStatus } from './native.ts'
+
+/**
+ * What is known of CUDA on this machine. `available` is false with a `reason` in one sentence: the
+ * plugin is not installed, there is no driver, it is too old, or it sees no usable GPU.
+ */
+export interface CudaStatus {
+  readonly available: boolean
+  /** Empty when available. */
+  readonly reason: string
+  /** The plugin file that was opened, or looked for. */
+  readonly pluginPath: string
+  /** Toolkit and targets the plugin was built with; undefined when it is not loaded. */
+  readonly build: string | undefined
+  readonly devices: NativeCudaStatus['devices']
+}
+
+/**
+ * Opens the CUDA plugin and asks it for devices; never throws for their absence. The plugin is
+ * looked for at `pluginPath`, then FUSELM_CUDA_PLUGIN, then beside the addon.
+ * @throws DeviceError when the addon itself cannot be loaded
+ */
+export function cudaStatus({ pluginPath }: { pluginPath?: string } = {}): CudaStatus {
+  const { path, loaded, build, reason, devices } = loadAddon().cudaStatus(pluginPath)
+  return {
+    available: devices.length > 0,
+    reason,
+    pluginPath: path,
+    build: loaded ? build : undefined,
+    devices,
+  }
+}
