@@ -1,5 +1,6 @@
 // levels: generic
-// Reductions: y has x's rank, and the axes that are 1 in y alone are reduced. One output element is
+// Reductions: y has x's rank, and the axes that are 1 in y alone are reduced (the attribute `axes`, a
+// bit mask, is for shape inference). One output element is
 // reduced by one tile, in fixed blocks summed pairwise, so the result is the same on any threads.
 #include <limits>
 
@@ -94,8 +95,8 @@ void Reduce(Invocation& inv) {
     });
   });
 }
-FUSELM_KERNEL("sum(x) -> (y)", kFloat64 | Mask(DType::kI32), Reduce<SumOp>);
-FUSELM_KERNEL("max(x) -> (y)", kFloat64 | Mask(DType::kI32), Reduce<MaxOp>);
+FUSELM_KERNEL("sum(x) -> (y) [axes]", kFloat64 | Mask(DType::kI32), Reduce<SumOp>);
+FUSELM_KERNEL("max(x) -> (y) [axes]", kFloat64 | Mask(DType::kI32), Reduce<MaxOp>);
 
 // Index of the largest of the last axis; the first among equals; a NaN is largest.
 void Argmax(Invocation& inv) {
