@@ -15,9 +15,9 @@
 namespace fuselm::bench {
 namespace {
 
-constexpr const char* kForward = "linear(x, weight, bias?) -> (y) []";
-constexpr const char* kDx = "linear.dx(dy, weight) -> (dx) []";
-constexpr const char* kDw = "linear.dw(dy, x, dw!, dbias!?) -> () [accumulate]";
+constexpr const char* kForward = "linear(x, weight, bias?) -> (y)";
+constexpr const char* kDx = "linear.dx(dy, weight) -> (dx)";
+constexpr const char* kDw = "linear.dw(dy, x, dw!, dbias!?) [accumulate]";
 
 struct Linear {
   Array x, w, bias, y, dy, dx, dw, dbias;

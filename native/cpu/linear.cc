@@ -1,15 +1,10 @@
 // levels: generic avx2 avx512 avx512bf16 amx
 // y = x W^T + b and its gradients, all through the GEMM driver. W is [out, in].
-#include <algorithm>
-
-#include "native/cpu/gemm/operand.h"
+#include "native/cpu/gemm/column_sums.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
-
-// Rows of one pass of the bias gradient; fixed, so the sums do not depend on threads.
-constexpr int64_t kSumRows = 256;
 
 // 0 x, 1 weight, 2 bias?, 3 y
 void Linear(Invocation& inv) {
@@ -46,32 +41,6 @@ void LinearDx(Invocation& inv) {
              .out = {.data = dx.data, .stride = weight.cols, .dtype = dx.dtype}});
 }
 
-// Column sums of dy over fixed chunks of rows, chunks added in order.
-template <class T>
-void BiasGradient(Invocation& inv, const RowMatrix& dy, float* out, bool accumulate) {
-  const int64_t chunks = (dy.rows + kSumRows - 1) / kSumRows;
-  float* partial =
-      inv.Workspace<float>(static_cast<size_t>(std::max<int64_t>(1, chunks) * dy.cols));
-  inv.ParallelFor(chunks, [&](int64_t chunk, int) noexcept {
-    const int64_t end = std::min(dy.rows, (chunk + 1) * kSumRows);
-    float* sums = partial + chunk * dy.cols;
-    std::fill(sums, sums + dy.cols, 0.0f);
-    for (int64_t r = chunk * kSumRows; r < end; ++r) {
-      const T* row = static_cast<const T*>(dy.data) + r * dy.stride;
-      for (int64_t j = 0; j < dy.cols; j += kLanes) {
-        const int64_t left = dy.cols - j;
-        StoreN(sums + j, LoadN(sums + j, left) + LoadN(row + j, left), left);
-      }
-    }
-  });
-  for (int64_t j = 0; j < dy.cols; j += kLanes) {
-    const int64_t left = dy.cols - j;
-    Vec sum = accumulate ? LoadN(out + j, left) : Zero();
-    for (int64_t c = 0; c < chunks; ++c) sum = sum + LoadN(partial + c * dy.cols + j, left);
-    StoreN(out + j, sum, left);
-  }
-}
-
 // 0 dy, 1 x, 2 dw!, 3 dbias!?; [accumulate]: dw (+)= dy^T x, dbias (+)= sum of dy
 void LinearDw(Invocation& inv) {
   const View &dw = inv[2], &dbias = inv[3];
@@ -81,23 +50,25 @@ void LinearDw(Invocation& inv) {
               dw.shape[1] == x.cols,
           ErrorCode::kShape, "linear.dw: dy [.., N], x [.., K] and dw f32 [N, K] do not fit");
   const GemmSegment segment{dy.AlongRows(), x.AlongRows(), dy.rows};
-  Gemm(inv,
-       {.dtype = inv[0].dtype,
-        .m = dy.cols,
-        .n = x.cols,
-        .segments = {&segment, 1},
-        .out = {
-            .data = dw.data, .stride = x.cols, .dtype = DType::kF32, .accumulate = inv.flag(0)}});
+  Gemm(inv, {.dtype = inv[0].dtype,
+             .m = dy.cols,
+             .n = x.cols,
+             .segments = {&segment, 1},
+             .out = {.data = dw.data,
+                     .stride = x.cols,
+                     .dtype = DType::kF32,
+                     .addend = inv.flag(0) ? dw.as<float>() : nullptr,
+                     .addend_stride = x.cols}});
   if (!dbias.data) return;
   Require(dbias.dtype == DType::kF32 && dbias.contiguous() && dbias.numel() == dy.cols,
           ErrorCode::kShape, "linear.dw: dbias must be f32 [N]");
   DispatchFloat(inv[0].dtype,
-                [&]<class T>() { BiasGradient<T>(inv, dy, dbias.as<float>(), inv.flag(0)); });
+                [&]<class T>() { ColumnSums<T>(inv, dy, dbias.as<float>(), inv.flag(0)); });
 }
 
-FUSELM_KERNEL("linear(x, weight, bias?) -> (y) []", kFloat, Linear);
-FUSELM_KERNEL("linear.dx(dy, weight) -> (dx) []", kFloat, LinearDx);
-FUSELM_KERNEL("linear.dw(dy, x, dw!, dbias!?) -> () [accumulate]", kFloat, LinearDw);
+FUSELM_KERNEL("linear(x, weight, bias?) -> (y)", kFloat, Linear);
+FUSELM_KERNEL("linear.dx(dy, weight) -> (dx)", kFloat, LinearDx);
+FUSELM_KERNEL("linear.dw(dy, x, dw!, dbias!?) [accumulate]", kFloat, LinearDw);
 
 }  // namespace
 }  // namespace FUSELM_LEVEL_NS

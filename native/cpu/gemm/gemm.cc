@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t kPassK = 4096;
 // Bytes of packed B per pass; wider problems take N in chunks.
 constexpr int64_t kPackedBytes = 8 << 20;
-constexpr int64_t kTileRows = 112, kTileCols = 512;
+constexpr int64_t kTileRows = 112, kTileCols = kGemmBlockColumns;
 // Multiply-adds a tile may hold, so that it stays well under a millisecond at this level's speed.
 template <class T>
 constexpr int64_t kTileWork = kTiles<T>           ? int64_t{400} << 20
@@ -73,25 +73,26 @@ struct TileGrid {
   int64_t down, across;  // tiles
 };
 
-// Depends on shapes alone.
+// Depends on shapes alone. `wide`: keep tiles kTileCols wide.
 template <class T>
-TileGrid CutTiles(int64_t m, int64_t n, int64_t k) {
+TileGrid CutTiles(int64_t m, int64_t n, int64_t k, bool wide) {
   constexpr int64_t R = kBlockRows<T>;
+  static_assert(kTileCols % kPanel == 0);
   const int64_t blocks = (m + R - 1) / R, panels = (n + kPanel - 1) / kPanel;
   int64_t br = std::min(blocks, std::max<int64_t>(1, kTileRows / R));
-  int64_t pc = std::min(panels, std::max<int64_t>(1, kTileCols / kPanel));
+  int64_t pc = std::min(panels, kTileCols / kPanel);
   const auto work = [&] { return br * R * pc * kPanel * k; };
   const auto tiles = [&] { return ((blocks + br - 1) / br) * ((panels + pc - 1) / pc); };
-  while ((br > 1 || pc > 1) &&
+  while ((br > 1 || (pc > 1 && !wide)) &&
          (work() > kTileWork<T> || (tiles() < 12 && work() > kTileWork<T> / 16))) {
-    if (pc > 1 && (pc * kPanel >= br * R || br == 1))
+    if (!wide && pc > 1 && (pc * kPanel >= br * R || br == 1))
       pc = (pc + 1) / 2;
     else
       br = (br + 1) / 2;
   }
   const int64_t down = (blocks + br - 1) / br, across = (panels + pc - 1) / pc;
   br = (blocks + down - 1) / down;
-  pc = (panels + across - 1) / across;
+  if (!wide) pc = (panels + across - 1) / across;
   return {br * R, pc * kPanel, (blocks + br - 1) / br, (panels + pc - 1) / pc};
 }
 
@@ -213,30 +214,40 @@ void RunTiles(Invocation& inv, const TileJob<T>& job, const StoreEpilogue<Out>& 
   });
 }
 
-// K = 0: C is the bias, or what it was.
+// K = 0: C is addend and bias alone.
 void EmptySum(Invocation& inv, const GemmProblem& problem) {
   const GemmOutput& out = problem.out;
-  const auto row = [&](int64_t m, auto store) {
-    for (int64_t j = 0; j < problem.n; j += kLanes)
-      store(m, j, out.bias ? LoadN(out.bias + j, problem.n - j) : Zero(), problem.n - j);
+  const auto fill = [&](auto* data, int64_t stride, int64_t m, int64_t n0, int64_t n) {
+    using Out = std::remove_pointer_t<decltype(data)>;
+    const StoreEpilogue<Out> store{data, stride, out.addend, out.addend_stride, out.bias};
+    for (int64_t j = n0; j < n0 + n; j += kLanes) store(m, j, Zero(), n0 + n - j);
   };
-  float* const block = inv.Workspace<float>(static_cast<size_t>(problem.n));
+  if (!out.on_block) {
+    for (int64_t m = 0; m < problem.m; ++m)
+      DispatchFloat(out.dtype, [&]<class Out>() {
+        fill(static_cast<Out*>(out.data), out.stride, m, 0, problem.n);
+      });
+    return;
+  }
+  float* const row = inv.Workspace<float>(static_cast<size_t>(problem.n));
   for (int64_t m = 0; m < problem.m; ++m) {
-    if (out.on_block) {
-      row(m, StoreEpilogue<float>{block - m * problem.n, problem.n, nullptr, 0, nullptr});
-      out.on_block(out.context, {block, problem.n, m, 1, 0, problem.n, 0});
-    } else if (out.dtype == DType::kF32) {
-      float* c = static_cast<float*>(out.data);
-      row(m,
-          StoreEpilogue<float>{c, out.stride, out.accumulate ? c : nullptr, out.stride, nullptr});
-    } else {
-      row(m, StoreEpilogue<bf16>{static_cast<bf16*>(out.data), out.stride, nullptr, 0, nullptr});
-    }
+    fill(row, 0, m, 0, problem.n);
+    for (int64_t n = 0; n < problem.n; n += kTileCols)
+      out.on_block(out.context,
+                   {row + n, problem.n, m, 1, n, std::min(kTileCols, problem.n - n), 0});
   }
 }
 
+float* Grow(Invocation& inv, float*& buffer, size_t& floats, size_t wanted) {
+  if (floats < wanted) {
+    buffer = inv.Workspace<float>(wanted);
+    floats = wanted;
+  }
+  return buffer;
+}
+
 template <class T>
-void GemmOf(Invocation& inv, const GemmProblem& problem) {
+void GemmOf(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   const GemmOutput& out = problem.out;
   Pass pass, next;
   int64_t widest = 0;
@@ -250,45 +261,43 @@ void GemmOf(Invocation& inv, const GemmProblem& problem) {
   // Sums between passes live in C itself when it is f32.
   float* partial = nullptr;
   int64_t partial_stride = problem.n;
-  if (more) {
-    if (!out.on_block && out.dtype == DType::kF32) {
-      partial = static_cast<float*>(out.data);
-      partial_stride = out.stride;
-    } else {
-      partial = inv.Workspace<float>(static_cast<size_t>(problem.m * problem.n));
-    }
+  if (more && !out.on_block && out.dtype == DType::kF32) {
+    partial = static_cast<float*>(out.data);
+    partial_stride = out.stride;
+  } else if (more) {
+    partial = Grow(inv, buffers.partial, buffers.partial_floats,
+                   static_cast<size_t>(problem.m * problem.n));
   }
   const int64_t chunk =
       std::min(RoundUp(problem.n, kPanel),
-               RoundUp(std::max<int64_t>(kTileCols, kPackedBytes / (widest * 4)), kTileCols));
-  float* packed = inv.Workspace<float>(static_cast<size_t>(chunk * widest));
+               RoundUp(std::max(kTileCols, kPackedBytes / (widest * 4)), kTileCols));
+  float* packed =
+      Grow(inv, buffers.packed, buffers.packed_floats, static_cast<size_t>(chunk * widest));
 
-  for (bool first = true;; first = false) {
+  const float* addend = out.addend;
+  int64_t addend_stride = out.addend_stride;
+  for (;;) {
+    const bool keep = !more && out.on_block;
     for (int64_t n0 = 0; n0 < problem.n; n0 += chunk) {
       const int64_t n = std::min(chunk, problem.n - n0);
       PackPanels<T>(inv, pass, n0, n, packed);
-      const TileJob<T> job{problem, pass, CutTiles<T>(problem.m, n, pass.k), n0, n, packed};
-      const bool add = !first || (out.accumulate && partial == out.data);
-      if (more) {
-        RunTiles<T, float>(
-            inv, job, {partial, partial_stride, add ? partial : nullptr, partial_stride, nullptr},
-            nullptr);
-      } else if (out.on_block) {
-        RunTiles<T, float>(inv, job,
-                           {nullptr, 0, first ? nullptr : partial, partial_stride, out.bias}, &out);
-      } else if (out.dtype == DType::kF32) {
-        float* c = static_cast<float*>(out.data);
-        RunTiles<T, float>(
-            inv, job, {c, out.stride, !first || out.accumulate ? c : nullptr, out.stride, out.bias},
-            nullptr);
-      } else {
-        RunTiles<T, bf16>(inv, job,
-                          {static_cast<bf16*>(out.data), out.stride, first ? nullptr : partial,
-                           partial_stride, out.bias},
-                          nullptr);
-      }
+      const TileGrid grid = CutTiles<T>(problem.m, n, pass.k, keep);
+      const TileJob<T> job{problem, pass, grid, n0, n, packed};
+      const auto run = [&](auto* data, int64_t stride, const float* bias) {
+        using Out = std::remove_pointer_t<decltype(data)>;
+        RunTiles<T, Out>(inv, job, {data, stride, addend, addend_stride, bias},
+                         keep ? &out : nullptr);
+      };
+      if (more)
+        run(partial, partial_stride, nullptr);
+      else if (keep || out.dtype == DType::kF32)
+        run(static_cast<float*>(out.data), out.stride, out.bias);
+      else
+        run(static_cast<bf16*>(out.data), out.stride, out.bias);
     }
     if (!more) return;
+    addend = partial;
+    addend_stride = partial_stride;
     pass = next;
     more = NextPass<T>(problem.segments, at, next);
   }
@@ -296,9 +305,9 @@ void GemmOf(Invocation& inv, const GemmProblem& problem) {
 
 }  // namespace
 
-void Gemm(Invocation& inv, const GemmProblem& problem) {
+void Gemm(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   if (problem.m == 0 || problem.n == 0) return;
-  DispatchFloat(problem.dtype, [&]<class T>() { GemmOf<T>(inv, problem); });
+  DispatchFloat(problem.dtype, [&]<class T>() { GemmOf<T>(inv, problem, buffers); });
 }
 
 }  // namespace FUSELM_LEVEL_NS

@@ -42,13 +42,16 @@ struct GemmOutput {
   void* data = nullptr;  // [m, n], `stride` elements a row
   int64_t stride = 0;
   DType dtype = DType::kF32;
-  bool accumulate = false;      // C += (f32 only)
+  const float* addend = nullptr;  // [m, n] added to C; may be `data` itself (f32)
+  int64_t addend_stride = 0;
   const float* bias = nullptr;  // [n]
-  // When set, called (noexcept) for every block in place of storing to `data`; `bias` is added.
-  // Blocks start at multiples of GemmBlockColumns.
+  // When set, called (noexcept) for every block, addend and bias included, in place of storing to
+  // `data`. Blocks are kGemmBlockColumns wide and start at its multiples (the last may be
+  // narrower).
   void (*on_block)(void* context, const GemmBlock& block) = nullptr;
   void* context = nullptr;
 };
+inline constexpr int64_t kGemmBlockColumns = 512;
 
 struct GemmProblem {
   DType dtype = DType::kF32;  // of every operand
@@ -57,7 +60,18 @@ struct GemmProblem {
   GemmOutput out;
 };
 
+// Workspace that several products of one command share; each call grows what is too small.
+struct GemmBuffers {
+  float* packed = nullptr;
+  float* partial = nullptr;
+  size_t packed_floats = 0, partial_floats = 0;
+};
+
 namespace FUSELM_LEVEL_NS {
-void Gemm(Invocation& inv, const GemmProblem& problem);
+void Gemm(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers);
+inline void Gemm(Invocation& inv, const GemmProblem& problem) {
+  GemmBuffers buffers;
+  Gemm(inv, problem, buffers);
+}
 }  // namespace FUSELM_LEVEL_NS
 }  // namespace fuselm
