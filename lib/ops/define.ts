@@ -181,7 +181,9 @@ function checkAttributes(op: OpRecord, given: readonly (number | boolean)[]): re
     if (typeof given[i] === 'number') continue
     numbers = false
     if (typeof given[i] !== 'boolean') {
-      throw new ValueError(`${op.label}: ${names[i]} must be a number or boolean, received ${typeof given[i]}`)
+      throw new ValueError(
+        `${op.label}: ${names[i]} must be a number or boolean, received ${typeof given[i]}`,
+      )
     }
   }
   return numbers ? (given as readonly number[]) : given.map(Number)

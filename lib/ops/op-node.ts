@@ -45,8 +45,7 @@ export class OpNode extends GradNode {
     for (let i = 0; i < flat.length; i++) {
       const tensor = flat[i]
       const held =
-        all ||
-        (i < count ? savesAt.inputs[i] : savesAt.group[(i - count) % savesAt.group.length]) === true
+        all || (i < count ? savesAt.inputs[i] : savesAt.group[(i - count) % savesAt.group.length]) === true
       saved[i] = tensor ? new SavedTensor(tensor, held) : null
     }
     this.#inputs = saved
@@ -66,10 +65,7 @@ export class OpNode extends GradNode {
     return this.#outputs.length
   }
 
-  override backward(
-    grads: readonly (Tensor | null)[],
-    sink: GradSink,
-  ): readonly (Tensor | null)[] {
+  override backward(grads: readonly (Tensor | null)[], sink: GradSink): readonly (Tensor | null)[] {
     const { definition, label } = this.#op
     const { inputs: defs, outputs: outputDefs, group = [], vjp } = definition
     const count = defs.length
@@ -82,7 +78,14 @@ export class OpNode extends GradNode {
     for (let i = count; i < flat.length; i += group.length) groups.push(flat.slice(i, i + group.length))
     const attributes = this.#attributes
     if (vjp === undefined) {
-      return gradientsOfReference(this.#op, inputs, attributes, groups, this.edges.map((e) => e !== null), grads)
+      return gradientsOfReference(
+        this.#op,
+        inputs,
+        attributes,
+        groups,
+        this.edges.map((e) => e !== null),
+        grads,
+      )
     }
     const outputs = this.#outputs.map((saved, i) => saved && unpack(saved, label, outputDefs[i]?.name ?? ''))
     const given: Tensor[] = []
@@ -102,7 +105,9 @@ export class OpNode extends GradNode {
     } as unknown as ErasedContext
     const gradients = vjp(context)
     if (gradients.length !== flat.length) {
-      throw new ValueError(`${label}: its vjp returned ${gradients.length} gradients for ${flat.length} inputs`)
+      throw new ValueError(
+        `${label}: its vjp returned ${gradients.length} gradients for ${flat.length} inputs`,
+      )
     }
     return gradients
   }

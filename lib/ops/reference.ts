@@ -132,7 +132,14 @@ function referenceBackward(
     return value
   })
   const outputGrads = its.outputs.map((def) => given.get(`d${def.name}`) ?? null)
-  const found = gradientsOfReference(forward, forwardInputs, forwardAttributes, forwardGroups, wanted, outputGrads)
+  const found = gradientsOfReference(
+    forward,
+    forwardInputs,
+    forwardAttributes,
+    forwardGroups,
+    wanted,
+    outputGrads,
+  )
 
   const gradient = new Map(its.inputs.map((def, i) => [`d${def.name}`, found[i] ?? null]))
   const accumulate = (attribute.get('accumulate') ?? 0) !== 0
@@ -157,7 +164,10 @@ function referenceBackward(
     if (!gradient.has(def.name)) {
       throw new ValueError(`${op.label}: gradientOf '${forwardName}' knows no '${def.name}'`)
     }
-    return hooks.full(shape, 0, { dtype, device: mode.device ?? (inputs.find((t) => t !== null) as Tensor).device })
+    return hooks.full(shape, 0, {
+      dtype,
+      device: mode.device ?? (inputs.find((t) => t !== null) as Tensor).device,
+    })
   })
 }
 

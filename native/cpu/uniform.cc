@@ -36,7 +36,7 @@ void Uniform(Invocation& call) {
   }
 }
 
-FUSELM_KERNEL("uniform(key) -> (y)", kAnyDType, Uniform);
+FUSELM_KERNEL("uniform(key, y!)", kAnyDType, Uniform);
 
 }  // namespace
 }  // namespace FUSELM_LEVEL_NS

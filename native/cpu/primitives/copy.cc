@@ -75,25 +75,6 @@ FUSELM_KERNEL("cast(x) -> (y) [dtype]", kAnyDType, Cast);
 FUSELM_KERNEL("contiguous(x) -> (y)", kAnyDType, Contiguous);
 FUSELM_KERNEL("copy_into(target!, source)", kAnyDType, CopyInto);
 
-// target += source, each in a dtype of its own: a bf16 gradient into a float32 sum.
-void AddInto(Invocation& inv) {
-  const View &y = inv[0], &x = inv[1];
-  RequireSameShape("add_into", x, y);
-  DispatchFloat64(y.dtype, [&]<class To>() {
-    DispatchFloat64(x.dtype, [&]<class From>() {
-      ForEachSegment<2>(inv, Merge<2>({&y, &x}),
-                        [&](int64_t n, std::array<int64_t, 2> at, std::array<int64_t, 2> step) {
-                          To* out = y.as<To>() + at[0];
-                          const From* in = x.as<From>() + at[1];
-                          for (int64_t i = 0; i < n; ++i)
-                            out[i * step[0]] = To(static_cast<ComputeT<To>>(out[i * step[0]]) +
-                                                  static_cast<ComputeT<To>>(static_cast<ComputeT<From>>(in[i * step[1]])));
-                        });
-    });
-  });
-}
-FUSELM_KERNEL("add_into(target!, source)", kFloat64, AddInto);
-
 // y is written part by part along `axis`; parts follow it in the record.
 void Concat(Invocation& inv) {
   const View& y = inv[0];
@@ -113,7 +94,7 @@ void Concat(Invocation& inv) {
 }
 FUSELM_KERNEL("concat(...(part)) -> (y) [axis]", kAnyDType, Concat);
 
-void Full(Invocation& inv) {
+void Fill(Invocation& inv) {
   const View& y = inv[0];
   DispatchAny(y.dtype, [&]<class T>() {
     const T value = Convert<T>(inv.f64(0));
@@ -123,7 +104,7 @@ void Full(Invocation& inv) {
                       });
   });
 }
-FUSELM_KERNEL("full() -> (y) [value]", kAnyDType, Full);
+FUSELM_KERNEL("fill(y!) [value]", kAnyDType, Fill);
 
 void Iota(Invocation& inv) {
   const View& y = inv[0];
@@ -137,7 +118,7 @@ void Iota(Invocation& inv) {
     });
   });
 }
-FUSELM_KERNEL("iota() -> (y) [start, step]", kAnyDType, Iota);
+FUSELM_KERNEL("iota(y!) [start, step]", kAnyDType, Iota);
 
 }  // namespace
 }  // namespace FUSELM_LEVEL_NS

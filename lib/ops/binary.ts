@@ -1,0 +1,153 @@
+// Element functions of two tensors, broadcast as NumPy does: axes of size 1, and missing ones in
+// front, are repeated as views. Either operand may be a number.
+
+import { broadcastShapes, sameShape } from '../tensor/layout.ts'
+import { Tensor } from '../tensor/tensor.ts'
+import { cast } from './copy.ts'
+import { full } from './create.ts'
+import { defineOp, type Op, shapeError, spec } from './define.ts'
+
+export type Operand = Tensor | number
+
+type Gradients = (context: {
+  readonly dy: Tensor
+  readonly a: Tensor
+  readonly b: Tensor
+  readonly y: Tensor
+}) => readonly [Tensor, Tensor]
+
+type BinaryOp = Op<
+  readonly [{ readonly name: 'a'; readonly layout: 'any' }, { readonly name: 'b'; readonly layout: 'any' }],
+  readonly [{ readonly name: 'y' }],
+  readonly []
+>
+
+const inputs = [
+  { name: 'a', layout: 'any' },
+  { name: 'b', layout: 'any' },
+] as const
+
+function binaryOp(name: string, saves: readonly ('a' | 'b' | 'y')[], gradients: Gradients): BinaryOp {
+  return defineOp({
+    name,
+    inputs,
+    outputs: [{ name: 'y' }],
+    infer: ([a, b]) => {
+      checkAlike(name, a, b)
+      return [spec(a.shape, a.dtype)]
+    },
+    primitive: true,
+    saves,
+    vjp: ({ inputs: [a, b], outputs: [y], grads: [dy] }) => gradients({ dy, a, b, y }),
+  })
+}
+
+function comparison(name: string): BinaryOp {
+  return defineOp({
+    name,
+    inputs,
+    outputs: [{ name: 'y' }],
+    infer: ([a, b]) => {
+      checkAlike(name, a, b)
+      return [spec(a.shape, 'u8')]
+    },
+    primitive: true,
+    saves: [],
+    // a step function: its gradient is zero wherever it has one
+    vjp: () => [null, null],
+  })
+}
+
+type Alike = { readonly shape: readonly number[]; readonly dtype: string }
+
+function checkAlike(name: string, a: Alike, b: Alike): void {
+  if (!sameShape(a.shape, b.shape)) throw shapeError(name, 'b', `[${a.shape}] like a`, b)
+  if (a.dtype !== b.dtype) throw shapeError(name, 'b', `${a.dtype} like a`, b)
+}
+
+/** The operands as tensors of one shape. */
+function broadcast(name: string, a: Operand, b: Operand): readonly [Tensor, Tensor] {
+  if (a instanceof Tensor && b instanceof Tensor) {
+    const shape = broadcastShapes(name, a.shape, b.shape)
+    return [sameShape(a.shape, shape) ? a : a.expand(shape), sameShape(b.shape, shape) ? b : b.expand(shape)]
+  }
+  if (a instanceof Tensor) return [a, scalar(a, b as number)]
+  if (b instanceof Tensor) return [scalar(b, a), b]
+  throw shapeError(name, 'a', 'a tensor on at least one side', `${a} and ${b}`)
+}
+
+function scalar(like: Tensor, value: number): Tensor {
+  return full([], value, { dtype: like.dtype, device: like.device }).expand(like.shape)
+}
+
+function call(op: BinaryOp, a: Operand, b: Operand): Tensor {
+  return op(broadcast(op.definition.name, a, b))[0]
+}
+
+export const addOp = binaryOp('add', [], ({ dy }) => [dy, dy])
+export const subOp = binaryOp('sub', [], ({ dy }) => [dy, mul(dy, -1)])
+export const mulOp = binaryOp('mul', ['a', 'b'], ({ dy, a, b }) => [mul(dy, b), mul(dy, a)])
+export const divOp = binaryOp('div', ['b', 'y'], ({ dy, b, y }) => {
+  const da = div(dy, b)
+  return [da, mul(mul(da, y), -1)]
+})
+export const maximumOp = binaryOp('maximum', ['a', 'b'], ({ dy, a, b }) => split(dy, less(b, a), equal(a, b)))
+export const minimumOp = binaryOp('minimum', ['a', 'b'], ({ dy, a, b }) => split(dy, less(a, b), equal(a, b)))
+export const equalOp = comparison('equal')
+export const lessOp = comparison('less')
+
+/** dy to a where `first`, halved where `tie` (as PyTorch does), else to b. */
+function split(dy: Tensor, first: Tensor, tie: Tensor): readonly [Tensor, Tensor] {
+  const toA = where(tie, mul(dy, 0.5), mul(dy, cast(first, dy.dtype)))
+  return [toA, sub(dy, toA)]
+}
+
+/** a + b. Integers wrap. @throws ShapeError when the shapes do not broadcast or the dtypes differ */
+export const add = (a: Operand, b: Operand): Tensor => call(addOp, a, b)
+/** a - b. @throws ShapeError as {@link add} */
+export const sub = (a: Operand, b: Operand): Tensor => call(subOp, a, b)
+/** a * b. @throws ShapeError as {@link add} */
+export const mul = (a: Operand, b: Operand): Tensor => call(mulOp, a, b)
+/** a / b; for integers truncated, and 0 when b is 0. @throws ShapeError as {@link add} */
+export const div = (a: Operand, b: Operand): Tensor => call(divOp, a, b)
+/** The larger; NaN if either is. A tie splits its gradient. @throws ShapeError as {@link add} */
+export const maximum = (a: Operand, b: Operand): Tensor => call(maximumOp, a, b)
+/** The smaller; NaN if either is. A tie splits its gradient. @throws ShapeError as {@link add} */
+export const minimum = (a: Operand, b: Operand): Tensor => call(minimumOp, a, b)
+/** 1 where a = b, else 0, as u8. @throws ShapeError as {@link add} */
+export const equal = (a: Operand, b: Operand): Tensor => call(equalOp, a, b)
+/** 1 where a < b, else 0, as u8. @throws ShapeError as {@link add} */
+export const less = (a: Operand, b: Operand): Tensor => call(lessOp, a, b)
+
+export const whereOp = defineOp({
+  name: 'where',
+  inputs: [
+    { name: 'cond', dtype: 'u8', layout: 'any' },
+    { name: 'a', layout: 'any' },
+    { name: 'b', layout: 'any' },
+  ],
+  outputs: [{ name: 'y' }],
+  infer: ([cond, a, b]) => {
+    if (!sameShape(cond.shape, a.shape)) throw shapeError('where', 'a', `[${cond.shape}] like cond`, a)
+    if (!sameShape(cond.shape, b.shape)) throw shapeError('where', 'b', `[${cond.shape}] like cond`, b)
+    if (a.dtype !== b.dtype) throw shapeError('where', 'b', `${a.dtype} like a`, b)
+    return [spec(a.shape, a.dtype)]
+  },
+  primitive: true,
+  saves: ['cond'],
+  vjp: ({ inputs: [cond], grads: [dy] }) => {
+    const zero = full([], 0, { dtype: dy.dtype, device: dy.device }).expand(dy.shape)
+    return [null, where(cond, dy, zero), where(cond, zero, dy)]
+  },
+})
+
+/**
+ * a where cond is not 0, else b; the three broadcast.
+ * @param cond u8
+ * @throws ShapeError when the shapes do not broadcast or a and b differ in dtype
+ */
+export function where(cond: Tensor, a: Tensor, b: Tensor): Tensor {
+  const shape = broadcastShapes('where', cond.shape, broadcastShapes('where', a.shape, b.shape))
+  const expanded = (t: Tensor): Tensor => (sameShape(t.shape, shape) ? t : t.expand(shape))
+  return whereOp([expanded(cond), expanded(a), expanded(b)])[0]
+}

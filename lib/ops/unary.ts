@@ -1,0 +1,65 @@
+// Element functions of one tensor.
+
+import type { Tensor } from '../tensor/tensor.ts'
+import { div, less, mul, sub } from './binary.ts'
+import { cast } from './copy.ts'
+import { defineOp, type Op, spec } from './define.ts'
+
+type Gradient = (dy: Tensor, x: Tensor, y: Tensor) => Tensor
+
+/** `saves` says which of x and y the gradient reads. */
+function unaryOp<const N extends string>(
+  name: N,
+  saves: readonly ('x' | 'y')[],
+  gradient: Gradient,
+): Op<
+  readonly [{ readonly name: 'x'; readonly layout: 'any' }],
+  readonly [{ readonly name: 'y' }],
+  readonly []
+> {
+  return defineOp({
+    name,
+    inputs: [{ name: 'x', layout: 'any' }],
+    outputs: [{ name: 'y' }],
+    infer: ([x]) => [spec(x.shape, x.dtype)],
+    primitive: true,
+    saves,
+    vjp: ({ inputs: [x], outputs: [y], grads: [dy] }) => [gradient(dy, x, y)],
+  })
+}
+
+export const negOp = unaryOp('neg', [], (dy) => neg(dy))
+export const absOp = unaryOp('abs', ['x'], (dy, x) =>
+  mul(dy, sub(cast(less(0, x), x.dtype), cast(less(x, 0), x.dtype))),
+)
+export const expOp = unaryOp('exp', ['y'], (dy, _, y) => mul(dy, y))
+export const logOp = unaryOp('log', ['x'], (dy, x) => div(dy, x))
+export const sqrtOp = unaryOp('sqrt', ['y'], (dy, _, y) => div(mul(dy, 0.5), y))
+export const rsqrtOp = unaryOp('rsqrt', ['y'], (dy, _, y) => mul(mul(dy, -0.5), mul(y, mul(y, y))))
+export const sinOp = unaryOp('sin', ['x'], (dy, x) => mul(dy, cos(x)))
+export const cosOp = unaryOp('cos', ['x'], (dy, x) => neg(mul(dy, sin(x))))
+export const tanhOp = unaryOp('tanh', ['y'], (dy, _, y) => mul(dy, sub(1, mul(y, y))))
+export const sigmoidOp = unaryOp('sigmoid', ['y'], (dy, _, y) => mul(dy, sub(y, mul(y, y))))
+
+/** -x. Float or i32, any shape. */
+export const neg = (x: Tensor): Tensor => negOp([x])[0]
+/** |x|; its gradient at 0 is 0. Float or i32. */
+export const abs = (x: Tensor): Tensor => absOp([x])[0]
+/** e^x. */
+export const exp = (x: Tensor): Tensor => expOp([x])[0]
+/** Natural logarithm; NaN below 0. */
+export const log = (x: Tensor): Tensor => logOp([x])[0]
+/** Square root; NaN below 0. */
+export const sqrt = (x: Tensor): Tensor => sqrtOp([x])[0]
+/** 1 / sqrt(x). */
+export const rsqrt = (x: Tensor): Tensor => rsqrtOp([x])[0]
+/** Sine of radians. */
+export const sin = (x: Tensor): Tensor => sinOp([x])[0]
+/** Cosine of radians. */
+export const cos = (x: Tensor): Tensor => cosOp([x])[0]
+/** Hyperbolic tangent. */
+export const tanh = (x: Tensor): Tensor => tanhOp([x])[0]
+/** 1 / (1 + e^-x). */
+export const sigmoid = (x: Tensor): Tensor => sigmoidOp([x])[0]
+/** x / (1 + e^-x), also called swish; composed of {@link sigmoid}. */
+export const silu = (x: Tensor): Tensor => mul(x, sigmoid(x))
