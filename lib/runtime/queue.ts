@@ -85,6 +85,9 @@ export class Queue {
 
   /** A new buffer of `bytes`, uninitialised. `forKernel` names its user in error messages. */
   alloc(bytes: number, forKernel = 0): Storage {
+    if (!Number.isSafeInteger(bytes) || bytes < 0) {
+      throw new ValueError(`alloc: bytes must be a size, received ${String(bytes)}`)
+    }
     const id = this.#freeIds.pop() ?? this.device.nextBufferId()
     const p = this.#begin(7, ALLOC)
     const words = this.#words
@@ -227,7 +230,7 @@ export class Queue {
   /** Resolves when everything enqueued before has run. */
   fence(): Promise<void> {
     const token = this.device.nextToken()
-    const p = this.#begin(4, FENCE)
+    const p = this.#begin(4, FENCE, false)
     this.#words[p + 3] = token
     this.#end(p + 4)
     const done = this.device.completion(token)
@@ -251,7 +254,7 @@ export class Queue {
   /** Names the training step in error messages and traces of what follows. */
   mark(step: number): void {
     checkInteger('queue.mark', 'step', step, 0, TWO_32 - 1)
-    const p = this.#begin(4, MARK)
+    const p = this.#begin(4, MARK, false)
     this.#words[p + 3] = step
     this.#end(p + 4)
   }

@@ -57,8 +57,10 @@ std::shared_ptr<Session> Session::Open(napi_env env, const DeviceOptions& option
       [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Session>*>(hint); },
       context,
       [](napi_env env, napi_value, void* hint, void*) {
+        // Node drains calls it never made with a null env, after it has deleted the context.
+        if (env == nullptr) return;
         const auto session = *static_cast<std::shared_ptr<Session>*>(hint);
-        if (env != nullptr && session->owner_ != nullptr) session->deliver_(env, session->owner_);
+        if (session->owner_ != nullptr) session->deliver_(env, session->owner_);
       },
       &session->function_);
   if (status != napi_ok) delete context;
@@ -93,7 +95,7 @@ napi_threadsafe_function Session::Detach() {
 void Session::Close() {
   owner_ = nullptr;
   napi_threadsafe_function function = Detach();
-  environment_->Close();
+  environment_.reset();
   device_.reset();  // the last share joins the pool's threads
   if (function != nullptr) napi_release_threadsafe_function(function, napi_tsfn_abort);
   std::lock_guard lock(AllLive().mutex);
@@ -107,7 +109,7 @@ void Session::Close() {
 
 void Session::Abandon() {
   Detach();
-  environment_->Close();
+  environment_.reset();
   device_.reset();
 }
 

@@ -33,7 +33,7 @@ class Session {
 
   // JavaScript thread: closes the environment and gives the thread-safe function back.
   void Close();
-  // Any thread, from atexit: closes the environment and touches nothing of Node.
+  // From atexit, when no JavaScript runs any more: closes the environment, touches nothing of Node.
   void Abandon();
 
  private:
