@@ -232,7 +232,7 @@ void Decode(const uint32_t* record, const KernelEntry& kernel, BufferTable& buff
     out.bytes += std::min(a.at.numel * static_cast<int64_t>(ItemSize(view.dtype)), a.buffer->bytes);
     if (a.buffer->block) view.data = a.buffer->block.data + a.at.begin;
   }
-  std::memcpy(out.attributes.data(), at, attributes * sizeof(double));
+  if (attributes > 0) std::memcpy(out.attributes.data(), at, attributes * sizeof(double));
   if (bad.index != SIZE_MAX) {
     CheckBounds(out.views[bad.index], out.arguments[bad.index], bad.offset, bad.measured);
   }
