@@ -10,7 +10,8 @@ namespace {
 const char* const kForward = "attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal]";
 const char* const kBackward =
     "attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]";
-constexpr Level kLevels[] = {Level::kGeneric, Level::kAvx2, Level::kAvx512, Level::kAvx512Bf16, Level::kAmx};
+constexpr Level kLevels[] = {Level::kGeneric, Level::kAvx2, Level::kAvx512, Level::kAvx512Bf16,
+                             Level::kAmx};
 
 ThreadRunner one(1), two(2);
 
@@ -25,26 +26,50 @@ struct Tensors {
   double scale;
 
   Tensors(const Shape& s, DType t, double spread)
-      : q(t, {s.B, s.T, s.H, s.D}, 3), k(t, {s.B, s.S, s.Hkv, s.D}), v(t, {s.B, s.S, s.Hkv, s.D}, 1),
-        dout(t, {s.B, s.T, s.H, s.D}), out(t, {s.B, s.T, s.H, s.D}), lse(DType::kF32, {s.B, s.H, s.T}),
-        dq(t, {s.B, s.T, s.H, s.D}), dk(t, {s.B, s.S, s.Hkv, s.D}), dv(t, {s.B, s.S, s.Hkv, s.D}),
-        first(DType::kI32, {s.B, s.T}), last(DType::kI32, {s.B, s.T}), scale(1 / std::sqrt(s.D)) {
+      : q(t, {s.B, s.T, s.H, s.D}, 3),
+        k(t, {s.B, s.S, s.Hkv, s.D}),
+        v(t, {s.B, s.S, s.Hkv, s.D}, 1),
+        dout(t, {s.B, s.T, s.H, s.D}),
+        out(t, {s.B, s.T, s.H, s.D}),
+        lse(DType::kF32, {s.B, s.H, s.T}),
+        dq(t, {s.B, s.T, s.H, s.D}),
+        dk(t, {s.B, s.S, s.Hkv, s.D}),
+        dv(t, {s.B, s.S, s.Hkv, s.D}),
+        first(DType::kI32, {s.B, s.T}),
+        last(DType::kI32, {s.B, s.T}),
+        scale(1 / std::sqrt(s.D)) {
     Random random(s.T * 131 + s.D);
     for (Array* a : {&q, &k, &v, &dout})
-      for (int64_t i = 0; i < a->view.numel(); ++i) a->Set(i, random.Normal() * (a == &q ? spread : 1));
+      for (int64_t i = 0; i < a->view.numel(); ++i)
+        a->Set(i, random.Normal() * (a == &q ? spread : 1));
     for (int64_t i = 0; i < s.B * s.T; ++i) {
       const int64_t t = i % s.T;
-      first.Set(i, s.intervals == 1 ? t / 37 * 37 : static_cast<double>(random.Next() % (s.S + 3)) - 2);
+      first.Set(
+          i, s.intervals == 1 ? t / 37 * 37 : static_cast<double>(random.Next() % (s.S + 3)) - 2);
       last.Set(i, static_cast<double>(random.Next() % (s.S + 4)) - 2);
     }
   }
   std::vector<View> ForwardArgs(const Shape& s) const {
-    return {q.view, k.view, v.view, s.intervals ? first.view : View{}, s.intervals == 2 ? last.view : View{},
-            out.view, lse.view};
+    return {q.view,
+            k.view,
+            v.view,
+            s.intervals ? first.view : View{},
+            s.intervals == 2 ? last.view : View{},
+            out.view,
+            lse.view};
   }
   std::vector<View> BackwardArgs(const Shape& s) const {
-    return {dout.view, q.view, k.view, v.view, out.view, lse.view, s.intervals ? first.view : View{},
-            s.intervals == 2 ? last.view : View{}, dq.view, dk.view, dv.view};
+    return {dout.view,
+            q.view,
+            k.view,
+            v.view,
+            out.view,
+            lse.view,
+            s.intervals ? first.view : View{},
+            s.intervals == 2 ? last.view : View{},
+            dq.view,
+            dk.view,
+            dv.view};
   }
 };
 
@@ -54,18 +79,23 @@ struct Expected {
 
 Expected Naive(const Shape& s, const Tensors& x) {
   Expected e{std::vector<double>(s.B * s.T * s.H * s.D), std::vector<double>(s.B * s.H * s.T),
-             std::vector<double>(s.B * s.T * s.H * s.D), std::vector<double>(s.B * s.S * s.Hkv * s.D),
+             std::vector<double>(s.B * s.T * s.H * s.D),
+             std::vector<double>(s.B * s.S * s.Hkv * s.D),
              std::vector<double>(s.B * s.S * s.Hkv * s.D)};
   std::vector<double> p(s.S);
   for (int64_t b = 0; b < s.B; ++b)
     for (int64_t h = 0; h < s.H; ++h)
       for (int64_t t = 0; t < s.T; ++t) {
         const int64_t qi = ((b * s.T + t) * s.H + h) * s.D;
-        const auto ki = [&](int64_t j) { return ((b * s.S + j) * s.Hkv + h / (s.H / s.Hkv)) * s.D; };
+        const auto ki = [&](int64_t j) {
+          return ((b * s.S + j) * s.Hkv + h / (s.H / s.Hkv)) * s.D;
+        };
         int64_t low = 0, high = s.S - 1;
         if (s.causal) high = std::min(high, t + s.S - s.T);
-        if (s.intervals) low = std::max<int64_t>(low, static_cast<int64_t>(x.first.Get(b * s.T + t)));
-        if (s.intervals == 2) high = std::min<int64_t>(high, static_cast<int64_t>(x.last.Get(b * s.T + t)));
+        if (s.intervals)
+          low = std::max<int64_t>(low, static_cast<int64_t>(x.first.Get(b * s.T + t)));
+        if (s.intervals == 2)
+          high = std::min<int64_t>(high, static_cast<int64_t>(x.last.Get(b * s.T + t)));
         double top = -INFINITY, sum = 0, delta = 0;
         for (int64_t j = low; j <= high; ++j) {
           p[j] = 0;
@@ -95,18 +125,23 @@ void CheckShape(const Shape& s, DType dtype, double spread, const char* only) {
   Tensors x(s, dtype, spread);
   const Expected e = Naive(s, x);
   for (const Level level : kLevels) {
-    const KernelInfo *forward = FindKernel(kForward, level, dtype), *backward = FindKernel(kBackward, level, dtype);
-    if (!forward || !backward || !MachineHas(level) || (only && std::strcmp(only, LevelName(level)))) continue;
+    const KernelInfo *forward = FindKernel(kForward, level, dtype),
+                     *backward = FindKernel(kBackward, level, dtype);
+    if (!forward || !backward || !MachineHas(level) ||
+        (only && std::strcmp(only, LevelName(level))))
+      continue;
     char where[200];
-    std::snprintf(where, sizeof where, "%s %s B%d T%d S%d H%d/%d D%d causal %d intervals %d spread %g", LevelName(level),
-                  DTypeName(dtype), int(s.B), int(s.T), int(s.S), int(s.H), int(s.Hkv), int(s.D), s.causal,
-                  s.intervals, spread);
+    std::snprintf(where, sizeof where,
+                  "%s %s B%d T%d S%d H%d/%d D%d causal %d intervals %d spread %g", LevelName(level),
+                  DTypeName(dtype), int(s.B), int(s.T), int(s.S), int(s.H), int(s.Hkv), int(s.D),
+                  s.causal, s.intervals, spread);
     // Errors of scores grow with their size, so float32 tolerances follow the spread.
     // bf16: P, dS and the saved output are rounded to 8 bits, so errors follow the size of what is
     // summed rather than of each result
     const double rtol = dtype == DType::kF32 ? 1e-5 : 1.6e-2;
     const double atol = (dtype == DType::kF32 ? 2e-5 : 4e-2) * std::max(1.0, spread * spread / 40);
-    const auto check = [&](const char* what, const Array& actual, const std::vector<double>& expected) {
+    const auto check = [&](const char* what, const Array& actual,
+                           const std::vector<double>& expected) {
       double worst = 0, size = 0, error = 0;
       for (size_t i = 0; i < expected.size(); ++i) {
         const double a = actual.Get(static_cast<int64_t>(i)), b = expected[i];
@@ -118,8 +153,8 @@ void CheckShape(const Shape& s, DType dtype, double spread, const char* only) {
       // relative L2 error is the sharper test
       const double relative = size > 0 ? std::sqrt(error / size) : 0;
       Expect(worst <= 1 && relative <= (dtype == DType::kF32 ? 3e-6 * std::max(1.0, spread) : 8e-3),
-             std::string(where) + " " + what + ": " + std::to_string(worst) + " tolerances, relative L2 " +
-                 std::to_string(relative));
+             std::string(where) + " " + what + ": " + std::to_string(worst) +
+                 " tolerances, relative L2 " + std::to_string(relative));
     };
     std::vector<double> before;
     for (ThreadRunner* runner : {&two, &one}) {
@@ -128,7 +163,8 @@ void CheckShape(const Shape& s, DType dtype, double spread, const char* only) {
       std::vector<double> now;
       for (const Array* a : {&x.out, &x.lse, &x.dq, &x.dk, &x.dv})
         for (int64_t i = 0; i < a->view.numel(); ++i) now.push_back(a->Get(i));
-      Expect(before.empty() || before == now, std::string(where) + ": differs between 1 and 2 threads");
+      Expect(before.empty() || before == now,
+             std::string(where) + ": differs between 1 and 2 threads");
       before = now;
     }
     check("out", x.out, e.out);
@@ -151,7 +187,8 @@ void CheckAll(const char* only) {
     CheckShape({1, 700, 700, 6, 2, 64, true, 1}, dtype, 1, only);
     CheckShape({1, 300, 900, 4, 1, 32, true, 2}, dtype, 1, only);
     CheckShape({1, 900, 300, 1, 1, 32, false, 0}, dtype, 1, only);
-    CheckShape({1, 900, 300, 1, 1, 32, true, 0}, dtype, 1, only);  // the first 600 queries see nothing
+    CheckShape({1, 900, 300, 1, 1, 32, true, 0}, dtype, 1,
+               only);  // the first 600 queries see nothing
     CheckShape({1, 1, 1000, 4, 2, 64, true, 0}, dtype, 1, only);
     CheckShape({1, 0, 8, 1, 1, 8, true, 0}, dtype, 1, only);
     CheckShape({1, 8, 0, 1, 1, 8, false, 0}, dtype, 1, only);
@@ -160,19 +197,30 @@ void CheckAll(const char* only) {
 }
 
 void Bench(const char* only) {
-  for (const Shape& s : {Shape{4, 1024, 1024, 12, 12, 64, true, 0}, Shape{16, 256, 256, 4, 4, 64, true, 0},
-                         Shape{32, 128, 128, 4, 4, 32, true, 0}, Shape{1, 4096, 4096, 4, 4, 128, true, 0}})
+  for (const Shape& s :
+       {Shape{4, 1024, 1024, 12, 12, 64, true, 0}, Shape{16, 256, 256, 4, 4, 64, true, 0},
+        Shape{32, 128, 128, 4, 4, 32, true, 0}, Shape{1, 4096, 4096, 4, 4, 128, true, 0}})
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       Tensors x(s, dtype, 1);
       for (const Level level : kLevels) {
-        const KernelInfo *forward = FindKernel(kForward, level, dtype), *backward = FindKernel(kBackward, level, dtype);
-        if (!forward || !backward || !MachineHas(level) || (only && std::strcmp(only, LevelName(level)))) continue;
-        const double work = 2.0 * s.B * s.H * s.T * s.S * s.D;  // causal: two products, half the square
-        const double f = MedianSeconds([&] { Call(*forward, x.ForwardArgs(s), {x.scale, 1}, two); });
-        const double b = MedianSeconds([&] { Call(*backward, x.BackwardArgs(s), {x.scale, 1}, two); });
-        std::printf("B%-2d H%-2d T%-4d D%-3d %-4s %-10s forward %8.3f ms %7.1f GFLOP/s  backward %8.3f ms %7.1f GFLOP/s\n",
-                    int(s.B), int(s.H), int(s.T), int(s.D), DTypeName(dtype), LevelName(level), f * 1e3,
-                    work / f * 1e-9, b * 1e3, 2.5 * work / b * 1e-9);
+        const KernelInfo *forward = FindKernel(kForward, level, dtype),
+                         *backward = FindKernel(kBackward, level, dtype);
+        if (!forward || !backward || !MachineHas(level) ||
+            (only && std::strcmp(only, LevelName(level))))
+          continue;
+        const double work =
+            2.0 * s.B * s.H * s.T * s.S * s.D;  // causal: two products, half the square
+        const double f = MedianSeconds([&] {
+          Call(*forward, x.ForwardArgs(s), {x.scale, 1}, two);
+        });
+        const double b = MedianSeconds([&] {
+          Call(*backward, x.BackwardArgs(s), {x.scale, 1}, two);
+        });
+        std::printf(
+            "B%-2d H%-2d T%-4d D%-3d %-4s %-10s forward %8.3f ms %7.1f GFLOP/s  backward %8.3f ms "
+            "%7.1f GFLOP/s\n",
+            int(s.B), int(s.H), int(s.T), int(s.D), DTypeName(dtype), LevelName(level), f * 1e3,
+            work / f * 1e-9, b * 1e3, 2.5 * work / b * 1e-9);
         std::fflush(stdout);
       }
     }

@@ -53,7 +53,8 @@ struct Context {
 void CheckRmsNorm(const Context& c, int64_t rows, int64_t D, int64_t padding) {
   Random random(rows * 1000 + D);
   Array x(c.dtype, {rows, D}, padding), w(DType::kF32, {D}), dy(c.dtype, {rows, D}, padding);
-  Array y(c.dtype, {rows, D}), rstd(DType::kF32, {rows}), dx(c.dtype, {rows, D}), dw(DType::kF32, {D});
+  Array y(c.dtype, {rows, D}), rstd(DType::kF32, {rows}), dx(c.dtype, {rows, D}),
+      dw(DType::kF32, {D});
   random.Fill(x), random.Fill(w), random.Fill(dy);
   for (int64_t i = 0; i < D; ++i) dw.Set(i, 3);
   const double eps = 1e-5;
@@ -73,11 +74,13 @@ void CheckRmsNorm(const Context& c, int64_t rows, int64_t D, int64_t padding) {
   c.Run(kRmsNorm, {x.view, w.view, y.view, rstd.view}, {eps}, {&y, &rstd});
   c.Check("rms_norm y", y, ey);
   c.Check("rms_norm rstd", rstd, er);
-  c.Run(kRmsNormBackward, {dy.view, x.view, w.view, rstd.view, dw.view, dx.view}, {eps, 1}, {&dx, &dw});
+  c.Run(kRmsNormBackward, {dy.view, x.view, w.view, rstd.view, dw.view, dx.view}, {eps, 1},
+        {&dx, &dw});
   c.Check("rms_norm dx", dx, edx);
   c.Check("rms_norm dw", dw, edw, 1e-5 * std::sqrt(static_cast<double>(rows) + 1));
   for (double& v : edw) v -= 3;
-  c.Run(kRmsNormBackward, {dy.view, x.view, w.view, rstd.view, dw.view, dx.view}, {eps, 0}, {&dx, &dw});
+  c.Run(kRmsNormBackward, {dy.view, x.view, w.view, rstd.view, dw.view, dx.view}, {eps, 0},
+        {&dx, &dw});
   c.Check("rms_norm dw written", dw, edw, 1e-5 * std::sqrt(static_cast<double>(rows) + 1));
   c.Run(kRmsNormBackward, {dy.view, x.view, w.view, rstd.view, View{}, dx.view}, {eps, 0}, {&dx});
 }
@@ -85,7 +88,8 @@ void CheckRmsNorm(const Context& c, int64_t rows, int64_t D, int64_t padding) {
 void CheckSwiglu(const Context& c, int64_t rows, int64_t D, int64_t padding) {
   Random random(rows * 77 + D);
   Array g(c.dtype, {rows, D}, padding), u(c.dtype, {rows, D}), dy(c.dtype, {rows, D});
-  Array y(c.dtype, {rows, D}), dg(c.dtype, {rows, D}), du(c.dtype, {rows, D}), z(c.dtype, {rows, D});
+  Array y(c.dtype, {rows, D}), dg(c.dtype, {rows, D}), du(c.dtype, {rows, D}),
+      z(c.dtype, {rows, D});
   random.Fill(g), random.Fill(u), random.Fill(dy);
   if (rows * D > 3) g.Set(1, -120), g.Set(2, 95);
   std::vector<double> ey, edg, edu, ez;
@@ -110,7 +114,8 @@ void CheckRope(const Context& c, int64_t B, int64_t T, int64_t H, int64_t D, int
   Array x(c.dtype, {B, T, H, D}, 8), y(c.dtype, {B, T, H, D}), back(c.dtype, {B, T, H, D});
   Array p(DType::kI32, positions_rank == 2 ? std::vector<int64_t>{B, T} : std::vector<int64_t>{T});
   random.Fill(x);
-  for (int64_t i = 0; i < p.view.numel(); ++i) p.Set(i, static_cast<double>(random.Next() % 300000));
+  for (int64_t i = 0; i < p.view.numel(); ++i)
+    p.Set(i, static_cast<double>(random.Next() % 300000));
   std::vector<double> expected(B * T * H * D), original;
   for (int64_t i = 0; i < B * T * H * D; ++i) {
     const int64_t d = i % D, t = i / D / H % T, b = i / D / H / T, j = d % (D / 2);
@@ -143,7 +148,8 @@ void CheckEmbedding(const Context& c, int64_t n, int64_t V, int64_t D) {
     }
   }
   c.Run(kEmbedding, {ids.view, table.view, out.view}, {}, {&out});
-  Expect(WorstRatio(out, expected, 0, 1e-300) == 0, c.where + " embedding: not the rows of the table");
+  Expect(WorstRatio(out, expected, 0, 1e-300) == 0,
+         c.where + " embedding: not the rows of the table");
   c.Run(kEmbeddingBackward, {dout.view, ids.view, dtable.view}, {0}, {&dtable});
   c.Check("embedding dtable", dtable, gradient, 1e-4);
   for (double& v : gradient) v *= 2;
@@ -199,8 +205,9 @@ void Bench() {
     std::vector<Set> wide, narrow;
     Random random(5);
     for (int s = 0; s < kSets; ++s) {
-      wide.push_back({Array(dtype, {kRows, 2048}), Array(dtype, {kRows, 2048}), Array(dtype, {kRows, 2048}),
-                      Array(dtype, {kRows, 2048}), Array(dtype, {kRows, 2048})});
+      wide.push_back({Array(dtype, {kRows, 2048}), Array(dtype, {kRows, 2048}),
+                      Array(dtype, {kRows, 2048}), Array(dtype, {kRows, 2048}),
+                      Array(dtype, {kRows, 2048})});
       narrow.push_back({Array(dtype, {4, 1024, 12, 64}), Array(dtype, {4, 1024, 12, 64}),
                         Array(dtype, {4, 1024, 12, 64}), Array(), Array()});
       if (s == 0) {
@@ -224,18 +231,22 @@ void Bench() {
       return v;
     };
     const double narrow_bytes = kRows * 768.0 * item, wide_bytes = kRows * 2048.0 * item;
-    line("memcpy (1 thread)", Level::kGeneric, dtype, 2 * wide_bytes,
-         [&](int s) { std::memcpy(wide[s].b.view.data, wide[s].a.view.data, kRows * 2048 * ItemSize(dtype)); });
+    line("memcpy (1 thread)", Level::kGeneric, dtype, 2 * wide_bytes, [&](int s) {
+      std::memcpy(wide[s].b.view.data, wide[s].a.view.data, kRows * 2048 * ItemSize(dtype));
+    });
     for (const Level level : kLevels) {
       if (!MachineHas(level)) continue;
-      const auto run = [&](const char* signature, std::vector<View> args, std::vector<double> attributes) {
+      const auto run = [&](const char* signature, std::vector<View> args,
+                           std::vector<double> attributes) {
         Call(*FindKernel(signature, level, dtype), std::move(args), std::move(attributes), two);
       };
       line("rms_norm", level, dtype, 2 * narrow_bytes, [&](int s) {
         run(kRmsNorm, {flat(narrow[s].a), w.view, flat(narrow[s].c), rstd.view}, {1e-6});
       });
       line("rms_norm.backward", level, dtype, 3 * narrow_bytes, [&](int s) {
-        run(kRmsNormBackward, {flat(narrow[s].a), flat(narrow[s].b), w.view, rstd.view, dw.view, flat(narrow[s].c)}, {1e-6, 1});
+        run(kRmsNormBackward,
+            {flat(narrow[s].a), flat(narrow[s].b), w.view, rstd.view, dw.view, flat(narrow[s].c)},
+            {1e-6, 1});
       });
       line("rope", level, dtype, 2 * narrow_bytes, [&](int s) {
         run(kRope, {narrow[s].a.view, View{}, narrow[s].c.view}, {10000, 0});
@@ -247,7 +258,8 @@ void Bench() {
         run(kSwiglu, {wide[s].a.view, wide[s].b.view, wide[s].c.view}, {});
       });
       line("swiglu.backward", level, dtype, 5 * wide_bytes, [&](int s) {
-        run(kSwigluBackward, {wide[s].a.view, wide[s].b.view, wide[s].c.view, wide[s].d.view, wide[s].e.view}, {});
+        run(kSwigluBackward,
+            {wide[s].a.view, wide[s].b.view, wide[s].c.view, wide[s].d.view, wide[s].e.view}, {});
       });
       line("embedding", level, dtype, 2 * narrow_bytes, [&](int s) {
         run(kEmbedding, {ids.view, table.view, flat(narrow[s].c)}, {});

@@ -24,8 +24,9 @@ void Backward(Invocation& call) {
 #endif
 
 FUSELM_KERNEL("attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal]", kDTypes, Forward);
-FUSELM_KERNEL("attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]",
-              kDTypes, Backward);
+FUSELM_KERNEL(
+    "attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]",
+    kDTypes, Backward);
 
 }  // namespace
 }  // namespace FUSELM_LEVEL_NS

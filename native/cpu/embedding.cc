@@ -49,7 +49,8 @@ void Forward(Invocation& call) {
 }
 
 // Token numbers ordered by id, tokens of one id in their own order. `spare` has room for n too.
-const int32_t* SortById(const int32_t* id, int64_t n, int64_t limit, int32_t* order, int32_t* spare) {
+const int32_t* SortById(const int32_t* id, int64_t n, int64_t limit, int32_t* order,
+                        int32_t* spare) {
   constexpr int kBits = 11;
   for (int64_t i = 0; i < n; ++i) order[i] = static_cast<int32_t>(i);
   for (int shift = 0; shift == 0 || (limit - 1) >> shift > 0; shift += kBits) {

@@ -99,11 +99,12 @@ void Backward(Invocation& call) {
           ErrorCode::kShape, "rms_norm.backward: dy and dx must be like x");
   Require(n <= 1 || (x.step(-1) == 1 && dy.step(-1) == 1 && dx.step(-1) == 1), ErrorCode::kShape,
           "rms_norm.backward: dy, x and dx need unit stride in the last axis");
-  Require(rstd.dtype == DType::kF32 && rstd.numel() == rows && rstd.contiguous(),
-          ErrorCode::kShape, "rms_norm.backward: rstd must be f32, contiguous, one value per row");
+  Require(rstd.dtype == DType::kF32 && rstd.numel() == rows && rstd.contiguous(), ErrorCode::kShape,
+          "rms_norm.backward: rstd must be f32, contiguous, one value per row");
   const bool want_dw = call.has(4);
-  Require(!want_dw || (dw.dtype == DType::kF32 && dw.rank == 1 && dw.dim(0) == n && dw.contiguous()),
-          ErrorCode::kShape, "rms_norm.backward: dw must be f32 [D]");
+  Require(
+      !want_dw || (dw.dtype == DType::kF32 && dw.rank == 1 && dw.dim(0) == n && dw.contiguous()),
+      ErrorCode::kShape, "rms_norm.backward: dw must be f32 [D]");
   if (n == 0) return;
   const bool accumulate = call.flag(1);
 
@@ -137,7 +138,8 @@ void Backward(Invocation& call) {
 }
 
 FUSELM_KERNEL("rms_norm(x, w) -> (y, rstd?) [eps]", kFloat, Forward);
-FUSELM_KERNEL("rms_norm.backward(dy, x, w, rstd, dw!?) -> (dx) [eps, accumulate]", kFloat, Backward);
+FUSELM_KERNEL("rms_norm.backward(dy, x, w, rstd, dw!?) -> (dx) [eps, accumulate]", kFloat,
+              Backward);
 
 }  // namespace
 }  // namespace FUSELM_LEVEL_NS

@@ -29,9 +29,11 @@ void CosSin(double position, const double* frequency, int64_t n, float sign, flo
     const float r = static_cast<float>((phase - k * kHalfPiHigh) - k * kHalfPiLow);
     const float z = r * r;
     // minimax on [-pi/4, pi/4] (Cephes sinf, cosf), errors below 1e-7
-    const float s = r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
-    const float c = 1.0f - 0.5f * z +
-                    z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+    const float s =
+        r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f + z * -1.9515295891e-4f));
+    const float c =
+        1.0f - 0.5f * z +
+        z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
     const float sin_part = quadrant & 1 ? c : s, cos_part = quadrant & 1 ? s : c;
     sine[i] = sign * (quadrant & 2 ? -sin_part : sin_part);
     cosine[i] = (quadrant + 1) & 2 ? -cos_part : cos_part;
@@ -51,7 +53,8 @@ inline void Rotate(const T* x, T* y, const float* cosine, const float* sine, int
 
 void Forward(Invocation& call) {
   const View &x = call[0], &positions = call[1], &y = call[2];
-  Require(x.rank == 4 && x.dim(3) % 2 == 0, ErrorCode::kShape, "rope: x must be [B, T, H, D], D even");
+  Require(x.rank == 4 && x.dim(3) % 2 == 0, ErrorCode::kShape,
+          "rope: x must be [B, T, H, D], D even");
   Require(y.rank == 4 && y.dtype == x.dtype && y.dim(0) == x.dim(0) && y.dim(1) == x.dim(1) &&
               y.dim(2) == x.dim(2) && y.dim(3) == x.dim(3),
           ErrorCode::kShape, "rope: y must be like x");
@@ -68,7 +71,8 @@ void Forward(Invocation& call) {
 
   double* const frequency = call.Workspace<double>(half);
   for (int64_t i = 0; i < half; ++i)
-    frequency[i] = static_cast<float>(1.0 / std::pow(theta, static_cast<double>(2 * i) / static_cast<double>(D)));
+    frequency[i] = static_cast<float>(
+        1.0 / std::pow(theta, static_cast<double>(2 * i) / static_cast<double>(D)));
 
   // With shared positions a tile takes all batches of its positions.
   const int64_t batches = per_batch ? 1 : B;
@@ -84,7 +88,9 @@ void Forward(Invocation& call) {
       for (int64_t t = t0; t < std::min(T, t0 + step); ++t) {
         double position = static_cast<double>(t);
         if (given)
-          position = positions.as<int32_t>()[(per_batch ? b0 * positions.step(0) : 0) + t * positions.step(-1)];
+          position =
+              positions
+                  .as<int32_t>()[(per_batch ? b0 * positions.step(0) : 0) + t * positions.step(-1)];
         CosSin(position, frequency, half, sign, cosine, sine);
         for (int64_t b = b0; b < b0 + batches; ++b) {
           const E* from = x.as<E>() + b * x.step(0) + t * x.step(1);

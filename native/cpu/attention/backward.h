@@ -16,8 +16,8 @@ namespace FUSELM_LEVEL_NS {
 // Two rows of a vector as one row of pairs along the queries: words (a[i], b[i]).
 #if FUSELM_IS_AVX512BF16 || FUSELM_IS_AMX
 inline __m512i InterleaveRows(Vec a, Vec b) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                         23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24,
+                                         8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v));
 }
 #endif
@@ -48,7 +48,8 @@ inline void GradientRows(const float* s, const float* dp, const RowStats* stats,
       _mm512_storeu_si512(p_turned + i, InterleaveRows(p0, p1));
       _mm512_storeu_si512(ds_turned + i, InterleaveRows(g0, g1));
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(ds_rows + i / 2), NarrowBf16(g0.v));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(ds_rows + kKeys / 2 + i / 2), NarrowBf16(g1.v));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(ds_rows + kKeys / 2 + i / 2),
+                          NarrowBf16(g1.v));
 #endif
     }
   }
@@ -58,9 +59,9 @@ inline void GradientRows(const float* s, const float* dp, const RowStats* stats,
 template <class Words>
 struct BackwardScratch {
   using Word = typename Words::Word;
-  Word *q, *q_pairs, *dout, *dout_pairs;                   // of the chunk of queries
-  Word *k_rows, *k_turned, *k_pairs, *v_rows, *v_turned;   // of one block of keys
-  Word *p_turned, *ds_turned, *ds_rows;                    // of one sub-block
+  Word *q, *q_pairs, *dout, *dout_pairs;                  // of the chunk of queries
+  Word *k_rows, *k_turned, *k_pairs, *v_rows, *v_turned;  // of one block of keys
+  Word *p_turned, *ds_turned, *ds_rows;                   // of one sub-block
   float *s, *dp;
   RowStats* stats;
   Interval* interval;
@@ -146,28 +147,33 @@ void BackwardTile(const BackwardArgs& a, const BackwardScratch<Words>& w, int64_
       const Span span = Span::Of(w.interval + i, kRows);
       if (span.Misses(key)) continue;
       const int64_t columns = span.Columns(key), vectors = columns / kLanes;
-      Product<Words>(w.q + i * ld, ld, 1, w.k_turned, kKeys, w.s, kKeys, kRows, columns, depth, false);
-      Product<Words>(w.dout + i * ld, ld, 1, w.v_turned, kKeys, w.dp, kKeys, kRows, columns, depth, false);
+      Product<Words>(w.q + i * ld, ld, 1, w.k_turned, kKeys, w.s, kKeys, kRows, columns, depth,
+                     false);
+      Product<Words>(w.dout + i * ld, ld, 1, w.v_turned, kKeys, w.dp, kKeys, kRows, columns, depth,
+                     false);
       if (!span.Covers(key, columns))
-        for (int64_t r = 0; r < kRows; ++r) MaskRow(w.s + r * kKeys, w.interval[i + r], key, columns);
+        for (int64_t r = 0; r < kRows; ++r)
+          MaskRow(w.s + r * kKeys, w.interval[i + r], key, columns);
       for (int64_t r = 0; r < kRows; r += 2)
-        GradientRows<Words, kDegree>(w.s + r * kKeys, w.dp + r * kKeys, w.stats + i + r, p.scale2, vectors,
-                                     w.p_turned + r * kKeys / Words::kPack,
+        GradientRows<Words, kDegree>(w.s + r * kKeys, w.dp + r * kKeys, w.stats + i + r, p.scale2,
+                                     vectors, w.p_turned + r * kKeys / Words::kPack,
                                      w.ds_turned + r * kKeys / Words::kPack,
                                      w.ds_rows + r * kKeys / Words::kPack);
       const int64_t steps = kRows / Words::kPack;
-      Product<Words>(w.p_turned, 1, kKeys, w.dout_pairs + i * ld, width, dv, width, columns, p.D, steps, true);
-      Product<Words>(w.ds_turned, 1, kKeys, w.q_pairs + i * ld, width, dk, width, columns, p.D, steps, true);
-      Product<Words>(w.ds_rows, kKeys / Words::kPack, 1, w.k_pairs, width, dq + i * width, width, kRows, p.D,
-                     columns / Words::kPack, true);
+      Product<Words>(w.p_turned, 1, kKeys, w.dout_pairs + i * ld, width, dv, width, columns, p.D,
+                     steps, true);
+      Product<Words>(w.ds_turned, 1, kKeys, w.q_pairs + i * ld, width, dk, width, columns, p.D,
+                     steps, true);
+      Product<Words>(w.ds_rows, kKeys / Words::kPack, 1, w.k_pairs, width, dq + i * width, width,
+                     kRows, p.D, columns / Words::kPack, true);
     }
   }
 }
 
 // x [B, rows, H, D] = factor * sums [B, H, padded rows][width]
 template <class T>
-void StoreSums(Invocation& call, const float* sums, int64_t padded_rows, int64_t width, float factor,
-               const View& x) {
+void StoreSums(Invocation& call, const float* sums, int64_t padded_rows, int64_t width,
+               float factor, const View& x) {
   const int64_t B = x.dim(0), rows = x.dim(1), H = x.dim(2), D = x.dim(3);
   const int64_t step = std::clamp<int64_t>(32768 / D, 1, std::max<int64_t>(rows, 1));
   const int64_t chunks = (rows + step - 1) / step;
@@ -184,7 +190,8 @@ void StoreSums(Invocation& call, const float* sums, int64_t padded_rows, int64_t
 // attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]
 template <class Words, class T>
 void BackwardAttention(Invocation& call) {
-  const View &dout = call[0], &q = call[1], &k = call[2], &v = call[3], &out = call[4], &lse = call[5];
+  const View &dout = call[0], &q = call[1], &k = call[2], &v = call[3], &out = call[4],
+             &lse = call[5];
   const View &dq = call[8], &dk = call[9], &dv = call[10];
   const Problem p = Problem::Check(call, q, k, v, 6, 7);
   Require(Problem::LikeQuery(dout, q) && Problem::LikeQuery(out, q) && Problem::LikeQuery(dq, q),
@@ -216,7 +223,8 @@ void BackwardAttention(Invocation& call) {
     call.ParallelFor(heads * rounds, [&](int64_t tile, int worker) {
       const int64_t head = tile / rounds, i = tile % rounds, j = (i + round) % rounds;
       const int64_t s0 = i * chunk, keys = std::min(chunk, p.S - s0);
-      const int64_t b = head / p.Hkv, h = head % p.Hkv * p.group + j / std::max<int64_t>(1, chunks_q);
+      const int64_t b = head / p.Hkv,
+                    h = head % p.Hkv * p.group + j / std::max<int64_t>(1, chunks_q);
       const int64_t t0 = chunks_q ? j % chunks_q * chunk : 0, queries = std::min(chunk, p.T - t0);
       // In round 0 slot i owns key chunk i and query chunk i: it clears both.
       if (round == 0 && i < chunks_k) {

@@ -77,8 +77,8 @@ struct Bf16Words {
     return {_mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*a)))};
   }
   static inline Vec Multiply(Vec a, const uint32_t* b, Vec c) {
-    return {_mm512_dpbf16_ps(c.v, (__m512bh)_mm512_castps_si512(a.v),
-                             (__m512bh)_mm512_loadu_si512(b))};
+    return {
+        _mm512_dpbf16_ps(c.v, (__m512bh)_mm512_castps_si512(a.v), (__m512bh)_mm512_loadu_si512(b))};
   }
   static void Row(const bf16* from, int64_t D, uint32_t* to, int64_t ld) {
     std::memcpy(to, from, D * sizeof(bf16));
@@ -185,7 +185,8 @@ inline void Pair(const typename Words::Word* rows, int64_t ld, int64_t count,
     uint32_t* out = to + r * ld;
     for (int64_t i = 0; i < 2 * ld; i += 16) {
       const auto half = [i](const uint32_t* p) {
-        return _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i / 2)));
+        return _mm512_cvtepu16_epi32(
+            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i / 2)));
       };
       _mm512_storeu_si512(out + i, _mm512_or_si512(half(a), _mm512_slli_epi32(half(b), 16)));
     }

@@ -127,8 +127,8 @@ void ForwardTile(const Problem& p, const View& q, const View& k, const View& v, 
         SoftmaxRow<kDegree>(s, probabilities, vectors, p.scale2, w.top + i + r,
                             w.sum + (i + r) * kLanes, w.out + (i + r) * width, used);
       }
-      Product<Words>(w.p, kKeys / Words::kPack, 1, w.v, width, w.out + i * width, width, kRows,
-                     p.D, columns / Words::kPack, true);
+      Product<Words>(w.p, kKeys / Words::kPack, 1, w.v, width, w.out + i * width, width, kRows, p.D,
+                     columns / Words::kPack, true);
     }
   }
 

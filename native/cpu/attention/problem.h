@@ -52,7 +52,8 @@ struct Problem {
     p.causal = call.flag(1);
     for (const size_t i : {first, last}) {
       const View& x = call[i];
-      Require(!call.has(i) || (x.dtype == DType::kI32 && x.rank == 2 && x.dim(0) == p.B && x.dim(1) == p.T),
+      Require(!call.has(i) ||
+                  (x.dtype == DType::kI32 && x.rank == 2 && x.dim(0) == p.B && x.dim(1) == p.T),
               ErrorCode::kShape, "attention: first and last must be i32 [B, T]");
     }
     p.first = call.has(first) ? &call[first] : nullptr;
@@ -103,9 +104,7 @@ struct Span {
   }
   bool Misses(int64_t key) const { return key > high || key + kKeys <= low; }
   // How many keys of the block at `key` matter, in whole vectors.
-  int64_t Columns(int64_t key) const {
-    return std::min(kKeys, RoundUp(high - key + 1, kLanes));
-  }
+  int64_t Columns(int64_t key) const { return std::min(kKeys, RoundUp(high - key + 1, kLanes)); }
   bool Covers(int64_t key, int64_t columns) const {
     return full_low <= key && full_high >= key + columns - 1;
   }
