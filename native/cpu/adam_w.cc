@@ -15,9 +15,11 @@ namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
 
-// Where a parameter's master weights lie: in one f32 tensor, or split over the weight and `low`.
+// Where a parameter's master weights lie: whole in the tensor (a bf16 one without `low` keeps only
+// what bf16 can hold), or split over the weight and `low`.
+template <class T>
 struct Whole {
-  float* p;
+  T* p;
 };
 struct Split {
   uint16_t* high;
@@ -86,8 +88,12 @@ inline void StoreMaster(const Split& s, int64_t i, Vec a, int64_t left) {
   }
 }
 #endif
-inline Vec LoadMaster(const Whole& w, int64_t i, int64_t left) { return LoadN(w.p + i, left); }
-inline void StoreMaster(const Whole& w, int64_t i, Vec a, int64_t left) {
+template <class T>
+inline Vec LoadMaster(const Whole<T>& w, int64_t i, int64_t left) {
+  return LoadN(w.p + i, left);
+}
+template <class T>
+inline void StoreMaster(const Whole<T>& w, int64_t i, Vec a, int64_t left) {
   StoreN(w.p + i, a, left);
 }
 
@@ -129,15 +135,14 @@ void CheckTensor(const Invocation& call, size_t base) {
   const View& param = call[base + kParam];
   Require(param.dtype == DType::kF32 || param.dtype == DType::kBF16, ErrorCode::kShape,
           "adam_w: param must be f32 or bf16");
-  Require(call.has(base + kLow) == (param.dtype == DType::kBF16), ErrorCode::kShape,
-          "adam_w: a bf16 param comes with low, an f32 one without");
+  Require(!call.has(base + kLow) ||
+              (param.dtype == DType::kBF16 && call[base + kLow].dtype == DType::kU16),
+          ErrorCode::kShape, "adam_w: low must be u16, and only a bf16 param has it");
   for (size_t i = base; i < base + kMembers; ++i) {
     if (!call.has(i)) continue;
     Require(call[i].contiguous() && call[i].numel() == param.numel(), ErrorCode::kShape,
             "adam_w: low, grad, m and v must be contiguous and of param's size");
   }
-  Require(!call.has(base + kLow) || call[base + kLow].dtype == DType::kU16, ErrorCode::kShape,
-          "adam_w: low must be u16");
   for (const size_t i : {base + kGrad, base + kM, base + kV}) {
     Require(call[i].dtype == DType::kF32, ErrorCode::kShape, "adam_w: grad, m and v must be f32");
   }
@@ -193,8 +198,10 @@ void AdamW(Invocation& call) {
       const Split split{call[base + kParam].as<uint16_t>() + begin,
                         call[base + kLow].as<uint16_t>() + begin};
       Update(own, split, grad, m, v, count);
+    } else if (call[base + kParam].dtype == DType::kBF16) {
+      Update(own, Whole<bf16>{call[base + kParam].as<bf16>() + begin}, grad, m, v, count);
     } else {
-      Update(own, Whole{call[base + kParam].as<float>() + begin}, grad, m, v, count);
+      Update(own, Whole<float>{call[base + kParam].as<float>() + begin}, grad, m, v, count);
     }
   });
 }

@@ -99,6 +99,14 @@ async function readWhole(path: string): Promise<void> {
   }
 }
 
+/** Runs `body` and checks that it took less than a second: of this process, others may be busy. */
+async function withinASecond(body: () => Promise<void>): Promise<void> {
+  const before = process.cpuUsage()
+  await body()
+  const { user, system } = process.cpuUsage(before)
+  expect(user + system).toBeLessThan(1e6)
+}
+
 /** What a promise throws; undefined when it does not. */
 async function errorOf(promise: Promise<unknown>): Promise<unknown> {
   try {
@@ -113,14 +121,15 @@ describe('refused', () => {
   test.each(hostile)('%s', async (name, bytes, message) => {
     const path = join(folder, `${name.replace(/\W/g, '_')}.safetensors`)
     writeFileSync(path, bytes)
-    const start = performance.now()
-    const error = await errorOf(readWhole(path))
+    let error: unknown
+    await withinASecond(async () => {
+      error = await errorOf(readWhole(path))
+    })
     expect(error).toBeInstanceOf(FormatError)
     expect(error).toMatchObject({ code: 'ERR_FORMAT', message: expect.stringMatching(message) })
     expect((error as FormatError).message).toContain(path)
     expect((error as FormatError).message.length).toBeLessThan(8192)
     expect(() => parseSafetensors(bytes)).toThrow(FormatError)
-    expect(performance.now() - start).toBeLessThan(1000)
   })
 
   test('a million tensors, within a second and 64 MiB beyond the file', async () => {
@@ -128,9 +137,7 @@ describe('refused', () => {
     const path = join(folder, 'million.safetensors')
     writeFileSync(path, file(`{${entries.join(',')}}`))
     const before = process.memoryUsage().rss
-    const start = performance.now()
-    await expect(readWhole(path)).rejects.toThrow(/at most 100000 tensors/)
-    expect(performance.now() - start).toBeLessThan(1000)
+    await withinASecond(() => expect(readWhole(path)).rejects.toThrow(/at most 100000 tensors/))
     expect(process.memoryUsage().rss - before).toBeLessThan(64e6 * 1.05 + (await readFile(path)).length)
   })
 

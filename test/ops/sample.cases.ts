@@ -1,0 +1,82 @@
+import { sampleOp } from '../../lib/ops/sample.ts'
+import { type CaseInputs, defineCases } from './cases.ts'
+
+function call(rows: number, size: number, scale = 2): CaseInputs {
+  return {
+    logits: { shape: [rows, size], fill: { scale } },
+    key: { shape: [rows, 4], fill: { range: [0, 2 ** 31] } },
+  }
+}
+const plain = { temperature: 1, topK: 0, topP: 1 }
+
+export default defineCases(sampleOp, {
+  cases: [
+    { name: 'greedy', inputs: call(5, 33), attributes: { ...plain, temperature: 0 } },
+    { name: 'plain', inputs: call(33, 65), attributes: plain },
+    { name: 'warm', inputs: call(33, 31), attributes: { ...plain, temperature: 0.7 } },
+    { name: 'cold', inputs: call(17, 63), attributes: { ...plain, temperature: 1e-4 } },
+    { name: 'top k', inputs: call(33, 127), attributes: { ...plain, topK: 7 } },
+    { name: 'top k of more than there are', inputs: call(9, 15), attributes: { ...plain, topK: 100 } },
+    { name: 'top p', inputs: call(33, 127), attributes: { ...plain, topP: 0.9 } },
+    { name: 'top p keeps at least one', inputs: call(17, 17), attributes: { ...plain, topP: 1e-9 } },
+    { name: 'both', inputs: call(33, 63), attributes: { temperature: 0.9, topK: 20, topP: 0.6 } },
+    { name: 'one token', inputs: call(3, 1), attributes: plain },
+    { name: 'no rows', inputs: call(0, 5), attributes: plain },
+    {
+      name: 'equal logits',
+      inputs: { ...call(33, 17), logits: { shape: [33, 17], fill: { values: [1] } } },
+      attributes: { ...plain, topP: 0.5 },
+    },
+    {
+      name: 'masked tokens',
+      inputs: {
+        ...call(33, 8),
+        logits: { shape: [33, 8], fill: { values: [0, Number.NEGATIVE_INFINITY, 1, 2] } },
+      },
+      attributes: plain,
+    },
+    {
+      name: 'padded rows',
+      inputs: { ...call(9, 33), logits: { shape: [9, 33], strides: 'padded', fill: { scale: 2 } } },
+      attributes: { ...plain, topP: 0.8 },
+    },
+  ],
+  errors: [
+    {
+      name: 'no tokens',
+      inputs: call(2, 0),
+      attributes: plain,
+      code: 'ERR_SHAPE',
+      message: /logits must be \[B, V\] with V > 0/,
+    },
+    {
+      name: 'keys of another batch',
+      inputs: { ...call(2, 8), key: { shape: [3, 4], fill: { values: [1] } } },
+      attributes: plain,
+      code: 'ERR_SHAPE',
+      message: /key must be \[2,4\]/,
+    },
+    {
+      name: 'topP 0',
+      inputs: call(2, 8),
+      attributes: { ...plain, topP: 0 },
+      code: 'ERR_VALUE',
+      message: /topP must be in \(0, 1\]/,
+    },
+    {
+      name: 'topK -1',
+      inputs: call(2, 8),
+      attributes: { ...plain, topK: -1 },
+      code: 'ERR_VALUE',
+      message: /topK must be/,
+    },
+    {
+      name: 'temperature NaN',
+      inputs: call(2, 8),
+      attributes: { ...plain, temperature: Number.NaN },
+      code: 'ERR_VALUE',
+      message: /temperature must be/,
+    },
+  ],
+  bench: [{ inputs: call(8, 50304), attributes: { temperature: 0.7, topK: 50, topP: 0.9 } }],
+})
