@@ -13,7 +13,7 @@ import { Tensor, tracked } from '../tensor/tensor.ts'
 import { OpNode } from './op-node.ts'
 import { runReference } from './reference.ts'
 import { type OpRecord, type OpStats, profiling, registerOp } from './registry.ts'
-import type { InputDef, Inputs, Op, OpDefinition, Outputs, TensorSpec } from './spec.ts'
+import type { InputDef, Inputs, Op, OpDefinition, OutputDef, Outputs, TensorSpec } from './spec.ts'
 
 export { shapeError } from '../runtime/errors.ts'
 export { opStats, registeredOps, resetOpStats } from './registry.ts'
@@ -280,15 +280,20 @@ function runKernel(
   } finally {
     if (copies !== null) for (const copy of copies) copy.dispose()
   }
-  if (records) {
+  if (records && outputs.some((output, i) => carriesGradient(output, outputDefs[i]))) {
     const node = new OpNode(op, inputs, groups, outputs, attributes)
     for (let i = 0; i < outputs.length; i++) {
-      const output = outputs[i]
-      if (output && isFloat(output.dtype) && outputDefs[i]?.saved !== true) output.setNode(node, i)
+      const output = outputs[i] ?? null
+      if (carriesGradient(output, outputDefs[i])) output?.setNode(node, i)
     }
   }
   for (const output of outputs) if (output !== null) tracked(output)
   return outputs
+}
+
+/** A comparison or an argmax has no gradient to lose; neither has a saved output. */
+function carriesGradient(output: Tensor | null, def: OutputDef | undefined): boolean {
+  return output !== null && isFloat(output.dtype) && def?.saved !== true
 }
 
 /** An uninitialised tensor, not tracked yet. */

@@ -112,6 +112,22 @@ export class OpNode extends GradNode {
     return gradients
   }
 
+  override outputMeta(index: number): SavedTensor {
+    return this.#outputs[index] as SavedTensor
+  }
+
+  override checkSaved(): void {
+    const { inputs: defs, outputs: outputDefs, group = [] } = this.#op.definition
+    const count = defs.length
+    for (let i = 0; i < this.#inputs.length; i++) {
+      const def = i < count ? defs[i] : group[(i - count) % group.length]
+      this.#inputs[i]?.checkVersion(this.#op.label, def?.name ?? '')
+    }
+    for (let i = 0; i < this.#outputs.length; i++) {
+      this.#outputs[i]?.checkVersion(this.#op.label, outputDefs[i]?.name ?? '')
+    }
+  }
+
   override releaseSaved(): void {
     for (const saved of this.#inputs) saved?.release()
     for (const saved of this.#outputs) saved?.release()
@@ -120,7 +136,6 @@ export class OpNode extends GradNode {
 
 /** A handle for vjp, freed with the scope that it runs in. */
 function unpack(saved: SavedTensor, op: string, name: string): Tensor {
-  saved.checkVersion(op, name)
   const { storage, shape, strides, offset, dtype } = saved
   if (!saved.held) {
     const tensor = new Tensor(storage, shape, contiguousStrides(shape), 0, dtype)

@@ -132,6 +132,8 @@ export interface OpDefinition<
     attributes: AttributeValues<A>,
     groups: readonly InputTuple<G, TensorMeta>[],
   ): AllOutputs<O, TensorSpec>
+  /** No kernel is due: the composition is all there is. */
+  readonly referenceOnly?: true
   /** A plain native loop in f64, f32 and bf16: what references are composed of. */
   readonly primitive?: true
   /**

@@ -41,6 +41,10 @@ export abstract class GradNode {
   abstract readonly outputCount: number
   /** Gradients per input, in a fresh scope and without recording. */
   abstract backward(grads: readonly (Tensor | null)[], sink: GradSink): readonly (Tensor | null)[]
+  /** Shape and dtype of an output: what its gradient must have. */
+  abstract outputMeta(index: number): { readonly shape: readonly number[]; readonly dtype: DType }
+  /** @throws ValueError if something saved was written since */
+  checkSaved(): void {}
   /** Lets go of what backward needs. */
   abstract releaseSaved(): void
 }
@@ -71,6 +75,10 @@ export class LeafNode extends GradNode {
 
   override backward(): readonly (Tensor | null)[] {
     return []
+  }
+
+  override outputMeta(): { readonly shape: readonly number[]; readonly dtype: DType } {
+    return this
   }
 
   override releaseSaved(): void {

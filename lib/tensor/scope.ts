@@ -42,6 +42,17 @@ export function unwatch(tensor: Tensor): void {
   finalizers.unregister(tensor)
 }
 
+/** @internal Runs `fn` so that what it makes has no owner but its caller, not even a finalizer. */
+export function untracked<T>(fn: () => T): T {
+  const outer = current
+  current = new Scope()
+  try {
+    return fn()
+  } finally {
+    current = outer
+  }
+}
+
 /**
  * Takes a tensor out of the scopes that run: it lives until `dispose()`. For what outlives a step,
  * like optimizer state. Returns it.

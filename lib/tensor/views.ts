@@ -1,6 +1,7 @@
 // Views share their tensor's storage. Each is differentiable: a node with the way back.
 
 import { ShapeError, shapeError, ValueError } from '../runtime/errors.ts'
+import type { DType } from './dtype.ts'
 import { hooks } from './hooks.ts'
 import {
   checkShape,
@@ -16,17 +17,25 @@ import { aliasUntracked, recordsGrad, Tensor, tracked } from './tensor.ts'
 class ViewNode extends GradNode {
   readonly name: string
   readonly outputCount = 1
+  readonly shape: readonly number[]
+  readonly dtype: DType
   #undo: ((grad: Tensor) => Tensor) | null
 
-  constructor(name: string, input: Tensor, undo: (grad: Tensor) => Tensor) {
+  constructor(name: string, input: Tensor, output: Tensor, undo: (grad: Tensor) => Tensor) {
     super([input.node], [input.outputIndex])
     this.name = name
+    this.shape = output.shape
+    this.dtype = output.dtype
     this.#undo = undo
   }
 
   override backward(grads: readonly (Tensor | null)[]): readonly (Tensor | null)[] {
     const grad = grads[0] ?? null
     return [grad === null || this.#undo === null ? null : this.#undo(grad)]
+  }
+
+  override outputMeta(): { readonly shape: readonly number[]; readonly dtype: DType } {
+    return this
   }
 
   override releaseSaved(): void {
@@ -45,7 +54,7 @@ function view(
 ): Tensor {
   x.storage.retain()
   const y = new Tensor(x.storage, shape, strides, offset, x.dtype)
-  if (recordsGrad(x)) y.setNode(new ViewNode(name, x, undo), 0)
+  if (recordsGrad(x)) y.setNode(new ViewNode(name, x, y, undo), 0)
   return tracked(y)
 }
 
