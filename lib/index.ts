@@ -1,3 +1,25 @@
+export { backward, grad } from './autograd/backward.ts'
+export {
+  type CreateOptions,
+  empty,
+  full,
+  iota,
+  ones,
+  type TensorOptions,
+  tensor,
+  zeros,
+} from './ops/create.ts'
+export {
+  defineOp,
+  type Op,
+  type OpDefinition,
+  opStats,
+  registeredOps,
+  resetOpStats,
+  spec,
+} from './ops/define.ts'
+export * as ops from './ops/index.ts'
+export { randn, randomKey } from './ops/random.ts'
 export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'
 export {
   Device,

@@ -1,13 +1,13 @@
 // The engine: walks gradient nodes from the loss to the leaves, youngest first. A node is younger
 // than those it depends on, so by then everything that flows into its outputs has arrived.
 
-import { ShapeError, shapeError, ValueError } from '../runtime/errors.ts'
-import type { Storage } from '../runtime/storage.ts'
 import { addInto } from '../ops/add-into.ts'
 import { addOp } from '../ops/binary.ts'
 import { cast, contiguous } from '../ops/copy.ts'
 import { empty, full } from '../ops/create.ts'
 import type { GradTarget } from '../ops/define.ts'
+import { ShapeError, shapeError, ValueError } from '../runtime/errors.ts'
+import type { Storage } from '../runtime/storage.ts'
 import { gradientDType, itemSizes } from '../tensor/dtype.ts'
 import { hooks } from '../tensor/hooks.ts'
 import { sameShape } from '../tensor/layout.ts'
@@ -200,7 +200,9 @@ function rootsOf(
   return outputs.map((tensor, i) => {
     tensor.check(op)
     if (!tensor.requiresGrad) {
-      throw new ValueError(`${op}: ${tensor.toString()} was not computed from anything that requires a gradient`)
+      throw new ValueError(
+        `${op}: ${tensor.toString()} was not computed from anything that requires a gradient`,
+      )
     }
     const given = gradients[i] ?? null
     if (given === null) {
@@ -211,7 +213,12 @@ function rootsOf(
     }
     given.check(op)
     if (!sameShape(given.shape, tensor.shape) || given.dtype !== tensor.dtype) {
-      throw shapeError(op, 'the gradient', `${tensor.dtype}[${tensor.shape}]`, `${given.dtype}[${given.shape}]`)
+      throw shapeError(
+        op,
+        'the gradient',
+        `${tensor.dtype}[${tensor.shape}]`,
+        `${given.dtype}[${given.shape}]`,
+      )
     }
     return { tensor, grad: given }
   })

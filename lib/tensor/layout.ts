@@ -53,11 +53,7 @@ export function checkShape(op: string, shape: readonly number[]): void {
 }
 
 /** NumPy's rule: aligned at the last axis, a 1 repeats. */
-export function broadcastShapes(
-  op: string,
-  a: readonly number[],
-  b: readonly number[],
-): readonly number[] {
+export function broadcastShapes(op: string, a: readonly number[], b: readonly number[]): readonly number[] {
   if (sameShape(a, b)) return a
   const rank = Math.max(a.length, b.length)
   const shape = new Array<number>(rank)
@@ -100,10 +96,7 @@ export function reshapedStrides(
   while (i >= 0) {
     const inner = strides[i] as number
     let run = shape[i] as number
-    while (
-      i > 0 &&
-      ((shape[i - 1] as number) === 1 || (strides[i - 1] as number) === inner * run)
-    ) {
+    while (i > 0 && ((shape[i - 1] as number) === 1 || (strides[i - 1] as number) === inner * run)) {
       i--
       run *= shape[i] as number
     }

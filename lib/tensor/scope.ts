@@ -102,9 +102,7 @@ function keepFields(owner: object): void {
 }
 
 function isPlain(value: unknown): boolean {
-  return (
-    typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
-  )
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
 }
 
 /**

@@ -1,7 +1,15 @@
 import type { Device } from '../runtime/device.ts'
 import { DisposedError, ShapeError, ValueError } from '../runtime/errors.ts'
 import type { Storage } from '../runtime/storage.ts'
-import { type DType, decodeValues, dtypeCodes, gradientDType, isFloat, itemSizes, type TensorData } from './dtype.ts'
+import {
+  type DType,
+  decodeValues,
+  dtypeCodes,
+  gradientDType,
+  isFloat,
+  itemSizes,
+  type TensorData,
+} from './dtype.ts'
 import { hooks } from './hooks.ts'
 import { elementCount, isContiguous, sameShape } from './layout.ts'
 import { mode } from './mode.ts'

@@ -3,14 +3,7 @@
 import { ShapeError, shapeError, ValueError } from '../runtime/errors.ts'
 import type { DType } from './dtype.ts'
 import { hooks } from './hooks.ts'
-import {
-  checkShape,
-  completeShape,
-  elementCount,
-  normalAxis,
-  reshapedStrides,
-  sameShape,
-} from './layout.ts'
+import { checkShape, completeShape, elementCount, normalAxis, reshapedStrides, sameShape } from './layout.ts'
 import { GradNode } from './node.ts'
 import { aliasUntracked, recordsGrad, Tensor, tracked } from './tensor.ts'
 
@@ -114,18 +107,14 @@ function clampIndex(index: number, size: number): number {
   return Math.min(Math.max(index < 0 ? index + size : index, 0), size)
 }
 
-export function slice(
-  x: Tensor,
-  axis: number,
-  start: number,
-  end: number | undefined,
-  step: number,
-): Tensor {
+export function slice(x: Tensor, axis: number, start: number, end: number | undefined, step: number): Tensor {
   x.check('slice')
   const at = normalAxis('slice', axis, x.rank)
   const size = x.shape[at] as number
   if (!Number.isInteger(start) || !Number.isInteger(end ?? 0) || !Number.isInteger(step) || step < 1) {
-    throw new ValueError(`slice: start, end and step must be whole, step at least 1; received ${start}, ${end}, ${step}`)
+    throw new ValueError(
+      `slice: start, end and step must be whole, step at least 1; received ${start}, ${end}, ${step}`,
+    )
   }
   const first = clampIndex(start, size)
   const last = clampIndex(end ?? size, size)
@@ -166,10 +155,17 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
 }
 
 export function squeeze(x: Tensor, axis: number | undefined): Tensor {
-  if (axis === undefined) return reshape(x, x.shape.filter((n) => n !== 1))
+  if (axis === undefined)
+    return reshape(
+      x,
+      x.shape.filter((n) => n !== 1),
+    )
   const at = normalAxis('squeeze', axis, x.rank)
   if (x.shape[at] !== 1) throw shapeError('squeeze', `axis ${axis}`, 'of size 1', x)
-  return reshape(x, x.shape.filter((_, i) => i !== at))
+  return reshape(
+    x,
+    x.shape.filter((_, i) => i !== at),
+  )
 }
 
 export function unsqueeze(x: Tensor, axis: number): Tensor {

@@ -20,10 +20,12 @@ void AddSegment(To* out, const From* in, int64_t n, int64_t out_step, int64_t in
       return;
     }
     for (int64_t i = 0; i < n; ++i)
-      out[i * out_step] = To(static_cast<float>(out[i * out_step]) + static_cast<float>(in[i * in_step]));
+      out[i * out_step] =
+          To(static_cast<float>(out[i * out_step]) + static_cast<float>(in[i * in_step]));
   } else {
     for (int64_t i = 0; i < n; ++i)
-      out[i * out_step] = To(static_cast<double>(out[i * out_step]) + static_cast<double>(in[i * in_step]));
+      out[i * out_step] =
+          To(static_cast<double>(out[i * out_step]) + static_cast<double>(in[i * in_step]));
   }
 }
 
@@ -34,7 +36,8 @@ void AddInto(Invocation& call) {
     DispatchFloat64(source.dtype, [&]<class From>() {
       ForEachSegment<2>(call, Merge<2>({&target, &source}),
                         [&](int64_t n, std::array<int64_t, 2> at, std::array<int64_t, 2> step) {
-                          AddSegment(target.as<To>() + at[0], source.as<From>() + at[1], n, step[0], step[1]);
+                          AddSegment(target.as<To>() + at[0], source.as<From>() + at[1], n, step[0],
+                                     step[1]);
                         });
     });
   });

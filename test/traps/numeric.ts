@@ -10,12 +10,18 @@ function fail(message: string): never {
 type Numbers = ArrayLike<number>
 
 /** |actual - expected| <= atol + rtol x |expected| for every element; NaN never passes. */
-export function expectClose(what: string, actual: Numbers, expected: Numbers, { rtol, atol }: { rtol: number; atol: number }): void {
+export function expectClose(
+  what: string,
+  actual: Numbers,
+  expected: Numbers,
+  { rtol, atol }: { rtol: number; atol: number },
+): void {
   if (actual.length !== expected.length) fail(`${what}: ${actual.length} values, expected ${expected.length}`)
   for (let i = 0; i < expected.length; i++) {
     const a = actual[i] ?? Number.NaN
     const e = expected[i] ?? Number.NaN
-    if (!(Math.abs(a - e) <= atol + rtol * Math.abs(e))) fail(`${what}[${i}] is ${a}, expected ${e} within ${rtol} relative + ${atol}`)
+    if (!(Math.abs(a - e) <= atol + rtol * Math.abs(e)))
+      fail(`${what}[${i}] is ${a}, expected ${e} within ${rtol} relative + ${atol}`)
   }
 }
 
@@ -23,7 +29,8 @@ export function expectClose(what: string, actual: Numbers, expected: Numbers, { 
 export function expectBitwise(what: string, actual: Numbers, expected: Numbers): void {
   if (actual.length !== expected.length) fail(`${what}: ${actual.length} values, expected ${expected.length}`)
   for (let i = 0; i < expected.length; i++) {
-    if (!Object.is(actual[i], expected[i])) fail(`${what}[${i}] is ${actual[i]}, expected ${expected[i]} exactly`)
+    if (!Object.is(actual[i], expected[i]))
+      fail(`${what}[${i}] is ${actual[i]}, expected ${expected[i]} exactly`)
   }
 }
 
