@@ -41,6 +41,8 @@ const prebuildify = join(
 const bridge = join(root, 'scripts/gyp-bridge.mjs')
 run(process.execPath, [prebuildify, '--napi', '--strip', '--tag-libc', '--cwd', stage, '--node-gyp', bridge])
 rmSync(join(stage, 'build'), { recursive: true, force: true })
+// The CUDA plugin, where it was built, is not part of this package but of one of its own.
+rmSync(join(stage, 'prebuilds/linux-x64/libfuselm_cuda.so'), { force: true })
 mkdirSync(out, { recursive: true })
 const [{ filename }] = JSON.parse(run('npm', ['pack', '--json', '--pack-destination', out]))
 console.log(join(out, filename))

@@ -1,0 +1,132 @@
+#!/usr/bin/env node
+// `npm run gpu-bundle`: one archive that proves the build on a bare GPU host, where nothing is
+// installed: Node itself, the addon, the CUDA plugin, the compiled op matrix with its goldens, the
+// CUDA test program, and run.sh, which runs them and prints a table. At most 50 MB.
+//
+//   npm run gpu-bundle -- [--check [op ...]]
+//
+// --check unpacks it into an empty folder and runs it there with an empty environment; the CUDA
+// parts say why they did not run where there is no GPU.
+
+import { execFileSync, spawnSync } from 'node:child_process'
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism, tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { buildAll } from './build.mjs'
+
+const LIMIT_BYTES = 50e6
+const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const stage = join(root, 'build/gpu-bundle/fuselm-gpu')
+const archive = join(root, 'build/gpu-bundle/fuselm-gpu.tar.xz')
+
+const RUN = `#!/bin/sh
+# Runs every part and prints a table; exits 1 when one failed. Arguments: ops, all by default.
+cd "$(dirname "$0")" || exit 1
+unset FUSELM_ADDON FUSELM_ISA FUSELM_THREADS FUSELM_CUDA_PLUGIN
+chmod +x node build/Release/fuselm_cuda_test
+mkdir -p logs
+worst=0
+table=''
+part() { # NAME COMMAND...
+  name=$1; shift
+  from=$(date +%s)
+  "$@" >"logs/$name.log" 2>&1
+  code=$?
+  counts=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "logs/$name.log" | tail -n 1)
+  case $code in
+    0) result=ok ;;
+    77) result=absent; counts=$(tail -n 1 "logs/$name.log") ;;
+    *) result=FAILED; worst=1; tail -n 20 "logs/$name.log" ;;
+  esac
+  table="$table$(printf '%-10s %-7s %4ss  %s' "$name" "$result" "$(($(date +%s) - from))" "$counts")
+"
+}
+part node ./node --version
+part status ./node status.mjs
+part cuda build/Release/fuselm_cuda_test build/Release/libfuselm_cuda.so
+part ops ./node test/ops/main.js "$@"
+cat logs/status.log
+printf '\\n%s' "$table"
+exit $worst
+`
+const STATUS = `import { cudaStatus, Device } from './lib/index.js'
+const { available, reason, build, devices } = cudaStatus()
+console.log('node ' + process.version + ', cpu ' + Device.default().isa)
+console.log('plugin ' + build + ': ' + (available ? JSON.stringify(devices) : reason))
+`
+
+function run(command, args, options = {}) {
+  const { status } = spawnSync(command, args, { cwd: root, stdio: 'inherit', ...options })
+  if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed`)
+}
+
+function pack() {
+  buildAll(['--cuda'])
+  rmSync(stage, { recursive: true, force: true })
+  mkdirSync(join(stage, 'build/Release'), { recursive: true })
+  for (const name of ['fuselm.node', 'libfuselm_cuda.so', 'fuselm_cuda_test']) {
+    run('strip', ['-o', join(stage, 'build/Release', name), join(root, 'build/Release', name)])
+  }
+  // Compiled file by file: the op matrix finds ops and case tables by folder.
+  const config = join(root, 'build/gpu-bundle/tsconfig.json')
+  writeFileSync(
+    config,
+    JSON.stringify({
+      extends: '../../tsconfig.json',
+      compilerOptions: {
+        noEmit: false,
+        incremental: false,
+        rootDir: root,
+        outDir: stage,
+        types: ['node'],
+        typeRoots: [join(root, 'node_modules/@types')],
+      },
+      include: [join(root, 'lib'), join(root, 'test/ops')],
+      exclude: [join(root, 'test/ops/**/*.test.ts')],
+    }),
+  )
+  const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
+  run(process.execPath, [tsc, '-p', config])
+  if (existsSync(join(root, 'test/golden'))) {
+    cpSync(join(root, 'test/golden'), join(stage, 'test/golden'), {
+      recursive: true,
+      filter: (file) => statSync(file).isDirectory() || /test\/golden\/[^/]*\.safetensors$/.test(file),
+    })
+  }
+  writeFileSync(join(stage, 'package.json'), '{ "name": "fuselm", "type": "module" }\n')
+  writeFileSync(join(stage, 'status.mjs'), STATUS)
+  writeFileSync(join(stage, 'run.sh'), RUN, { mode: 0o755 })
+  copyFileSync(process.execPath, join(stage, 'node'))
+  run('strip', [join(stage, 'node')])
+  run('tar', ['-C', dirname(stage), '-I', `xz -3 -T${availableParallelism()}`, '-cf', archive, 'fuselm-gpu'])
+  const { size } = statSync(archive)
+  console.log(`${archive}: ${(size / 1e6).toFixed(1)} MB`)
+  if (size > LIMIT_BYTES) throw new Error(`the archive is over ${LIMIT_BYTES / 1e6} MB`)
+}
+
+function check(ops) {
+  const folder = mkdtempSync(join(tmpdir(), 'fuselm-gpu-'))
+  try {
+    execFileSync('tar', ['-C', folder, '-xf', archive])
+    run('sh', ['fuselm-gpu/run.sh', ...ops], { cwd: folder, env: { PATH: '/usr/bin:/bin' } })
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+const [option, ...ops] = process.argv.slice(2)
+if (option !== undefined && option !== '--check') throw new Error(`unknown option ${option}`)
+mkdirSync(dirname(stage), { recursive: true })
+pack()
+if (option === '--check') check(ops)
