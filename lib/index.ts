@@ -1,5 +1,16 @@
 export { backward, grad } from './autograd/backward.ts'
 export {
+  BYTE_VOCABULARY,
+  decodeBytes,
+  randomSource,
+  randomWindows,
+  readByteTokens,
+  windowsAt,
+} from './data/bytes.ts'
+export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'
+export { writeSafetensors } from './io/safetensors-write.ts'
+export { loadTensors, saveTensors } from './io/tensors.ts'
+export {
   type CreateOptions,
   empty,
   full,
@@ -20,6 +31,8 @@ export {
 } from './ops/define.ts'
 export * as ops from './ops/index.ts'
 export { randn, randomKey } from './ops/random.ts'
+export { AdamW, type AdamWOptions, type StepOptions } from './optim/adam-w.ts'
+export { type Decay, type ScheduleOptions, schedule } from './optim/schedule.ts'
 export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'
 export {
   Device,

@@ -48,6 +48,15 @@ export function randomSource(seed: number): () => number {
   }
 }
 
+/** The windows of `length` ids that start at the given places, row after row. */
+export function windowsAt(tokens: ArrayLike<number>, starts: readonly number[], length: number): Int32Array {
+  const ids = new Int32Array(starts.length * length)
+  starts.forEach((start, row) => {
+    for (let i = 0; i < length; i++) ids[row * length + i] = tokens[start + i] ?? 0
+  })
+  return ids
+}
+
 /**
  * A batch of windows at random places: `batch` rows of `length` ids, row after row. The model
  * shifts labels itself, so ids are labels too.
@@ -60,24 +69,6 @@ export function randomWindows(
   const places = tokens.length - length + 1
   if (places < 1)
     throw new ConfigError(`randomWindows: ${tokens.length} tokens are fewer than one row of ${length}`)
-  const ids = new Int32Array(batch * length)
-  for (let row = 0; row < batch; row++) {
-    const start = Math.floor(random() * places)
-    for (let i = 0; i < length; i++) ids[row * length + i] = tokens[start + i] ?? 0
-  }
-  return ids
-}
-
-/** Non-overlapping windows in order, in batches; what does not fill a row at the end is left out. */
-export function* windows(
-  tokens: ArrayLike<number>,
-  { batch, length }: { batch: number; length: number },
-): Generator<{ ids: Int32Array; rows: number }> {
-  const total = Math.floor(tokens.length / length)
-  for (let first = 0; first < total; first += batch) {
-    const rows = Math.min(batch, total - first)
-    const ids = new Int32Array(rows * length)
-    for (let i = 0; i < ids.length; i++) ids[i] = tokens[first * length + i] ?? 0
-    yield { ids, rows }
-  }
+  const starts = Array.from({ length: batch }, () => Math.floor(random() * places))
+  return windowsAt(tokens, starts, length)
 }
