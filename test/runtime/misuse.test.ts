@@ -21,7 +21,7 @@ describe('Device.open', () => {
     expect(error.code).toBe('ERR_CONFIG')
     expect(error.message).toBe("Device.open: unknown option 'thread'; did you mean 'threads'?")
     expect(thrown(() => Device.open(JSON.parse('{"__proto__": 1}'))).code).toBe('ERR_CONFIG')
-    expect(thrown(() => Device.open('cpu' as object)).code).toBe('ERR_CONFIG')
+    expect(thrown(() => Device.open('cpu' as unknown as object)).code).toBe('ERR_CONFIG')
   })
 
   for (const name of ['threads', 'memoryLimit', 'maxBytesInFlight']) {

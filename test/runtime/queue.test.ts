@@ -168,9 +168,10 @@ describe('failure', () => {
       const a = full(q, [4], 1)
       const wrong = add(q, a, a, [5])
       expect((await rejection(values(q, wrong))).code).toBe('ERR_SHAPE')
-      q.enqueue(kernel(device, 'full() -> (y) [value]'), [wrong], [3])
+      const threes = full(q, [5], 3)
+      q.enqueue(kernel(device, 'contiguous(x) -> (y)'), [threes, wrong], [])
       expect(await values(q, wrong)).toEqual([3, 3, 3, 3, 3])
-      for (const x of [a, wrong]) x.storage.release()
+      for (const x of [a, threes, wrong]) x.storage.release()
     }))
 
   test('sync reports a failure that nobody awaited, once', () =>

@@ -24,7 +24,7 @@ export function kernel(device: Device, signature: string): Kernel {
 }
 
 export function full(queue: Queue, shape: readonly number[], value: number): Raw {
-  const fill = kernel(queue.device, 'full() -> (y) [value]')
+  const fill = kernel(queue.device, 'fill(y!) [value]')
   const y = raw(queue, shape, fill)
   queue.enqueue(fill, [y], [value])
   return y

@@ -4,7 +4,11 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-export type GoldenTensor = { readonly shape: readonly number[]; readonly integer: boolean; readonly values: Float64Array }
+export type GoldenTensor = {
+  readonly shape: readonly number[]
+  readonly integer: boolean
+  readonly values: Float64Array
+}
 
 export type GoldenCase = {
   readonly name: string
@@ -20,7 +24,10 @@ export type GoldenCase = {
 type Entry = { dtype: string; shape: number[]; data_offsets: [number, number] }
 
 /** All tensors of a safetensors file (F32, F64, I32, BF16) in float64, and its metadata. */
-export function readSafetensors(path: string): { tensors: Map<string, GoldenTensor>; metadata: Map<string, string> } {
+export function readSafetensors(path: string): {
+  tensors: Map<string, GoldenTensor>
+  metadata: Map<string, string>
+} {
   const bytes = readFileSync(path)
   const headerLength = Number(bytes.readBigUInt64LE(0))
   const header: unknown = JSON.parse(bytes.toString('utf8', 8, 8 + headerLength))
@@ -65,7 +72,9 @@ export function readGoldens(directory: string, op: string): GoldenCase[] {
     if (name.endsWith('.bf16_error')) continue
     const part = (kind: string): Map<string, GoldenTensor> => {
       const prefix = `${name}.${kind}.`
-      return new Map([...tensors].filter(([k]) => k.startsWith(prefix)).map(([k, t]) => [k.slice(prefix.length), t]))
+      return new Map(
+        [...tensors].filter(([k]) => k.startsWith(prefix)).map(([k, t]) => [k.slice(prefix.length), t]),
+      )
     }
     cases.push({
       name,
