@@ -3,7 +3,7 @@
 
 import { addInto } from '../ops/add-into.ts'
 import { addOp } from '../ops/binary.ts'
-import { cast, contiguous } from '../ops/copy.ts'
+import { cast, contiguousOp } from '../ops/copy.ts'
 import { empty, full } from '../ops/create.ts'
 import type { GradTarget } from '../ops/define.ts'
 import { ShapeError, shapeError, ValueError } from '../runtime/errors.ts'
@@ -161,7 +161,7 @@ class Engine implements GradSink {
       incoming[0] = null
       leaf.grad = grad
     } else {
-      leaf.grad = untracked(() => contiguous(grad))
+      leaf.grad = untracked(() => contiguousOp([grad])[0])
     }
   }
 

@@ -77,11 +77,18 @@ function broadcast(name: string, a: Operand, b: Operand): readonly [Tensor, Tens
 }
 
 function scalar(like: Tensor, value: number): Tensor {
-  return full([], value, { dtype: like.dtype, device: like.device }).expand(like.shape)
+  const one = full([], value, { dtype: like.dtype, device: like.device })
+  const view = one.expand(like.shape)
+  one.dispose()
+  return view
 }
 
 function call(op: BinaryOp, a: Operand, b: Operand): Tensor {
-  return op(broadcast(op.definition.name, a, b))[0]
+  const [x, y] = broadcast(op.definition.name, a, b)
+  const [z] = op([x, y])
+  if (x !== a) x.dispose()
+  if (y !== b) y.dispose()
+  return z
 }
 
 export const addOp = binaryOp('add', [], ({ dy }) => [dy, dy])
@@ -148,6 +155,12 @@ export const whereOp = defineOp({
  */
 export function where(cond: Tensor, a: Tensor, b: Tensor): Tensor {
   const shape = broadcastShapes('where', cond.shape, broadcastShapes('where', a.shape, b.shape))
+  const given = [cond, a, b] as const
   const expanded = (t: Tensor): Tensor => (sameShape(t.shape, shape) ? t : t.expand(shape))
-  return whereOp([expanded(cond), expanded(a), expanded(b)])[0]
+  const parts = [expanded(cond), expanded(a), expanded(b)] as const
+  const [y] = whereOp(parts)
+  parts.forEach((part, i) => {
+    if (part !== given[i]) part.dispose()
+  })
+  return y
 }

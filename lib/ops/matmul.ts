@@ -42,5 +42,10 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
     const shape = [...batch, ...t.shape.slice(-2)]
     return sameShape(shape, t.shape) ? t : t.expand(shape)
   }
-  return matmulOp([expanded(a), expanded(b)])[0]
+  const left = expanded(a)
+  const right = expanded(b)
+  const [y] = matmulOp([left, right])
+  if (left !== a) left.dispose()
+  if (right !== b) right.dispose()
+  return y
 }

@@ -53,7 +53,8 @@ export const argmaxOp = defineOp({
     return [spec(x.shape.slice(0, -1), 'i32')]
   },
   primitive: true,
-  differentiable: false,
+  saves: [],
+  vjp: () => [null], // an index: there is no gradient to lose
 })
 
 /** All axes, or those given, as a bit mask. */
@@ -63,7 +64,10 @@ function axesMask(op: string, x: Tensor, axes: readonly number[] | undefined): n
 }
 
 function drop(y: Tensor, mask: number, keepDims: boolean): Tensor {
-  return keepDims || mask === 0 ? y : y.reshape(y.shape.filter((_, i) => !(mask & (1 << i))))
+  if (keepDims || mask === 0) return y
+  const view = y.reshape(y.shape.filter((_, i) => !(mask & (1 << i))))
+  y.dispose()
+  return view
 }
 
 /**
@@ -78,7 +82,9 @@ export function sum(x: Tensor, axes?: readonly number[], keepDims = false): Tens
 /** Mean over axes (all when not given). @throws ShapeError for an axis outside the rank */
 export function mean(x: Tensor, axes?: readonly number[], keepDims = false): Tensor {
   const y = sum(x, axes, keepDims)
-  return mul(y, y.size / x.size)
+  const scaled = mul(y, y.size / x.size)
+  y.dispose()
+  return scaled
 }
 
 /**
