@@ -1,6 +1,7 @@
 // The format of a case table (test/ops/<op>.cases.ts): what the matrix, the bench and the support
 // table are driven by. docs/adding-an-op.md shows one.
 
+import type { Tensor } from '../../lib/tensor/tensor.ts'
 import { random } from './random.ts'
 
 export type CaseDType = 'f64' | 'f32' | 'bf16' | 'i32' | 'u32' | 'i8' | 'u8' | 'u16'
@@ -74,7 +75,16 @@ export type BenchCase = CaseShape & {
   readonly dtypes?: readonly ('f32' | 'bf16')[]
 }
 
+/** Inputs, attributes and groups as an op takes them, to outputs in the op's order. */
+export type CaseCall = (
+  inputs: readonly Tensor[],
+  attributes: readonly (number | boolean)[],
+  groups: readonly (readonly Tensor[])[],
+) => readonly Tensor[]
+
 export type CaseTable = {
+  /** How a case calls, when not the op itself (e.g. the function around it that broadcasts). */
+  readonly call?: CaseCall
   readonly cases: readonly OpCase[]
   readonly errors?: readonly ErrorCase[]
   readonly bench?: readonly BenchCase[]

@@ -1,0 +1,19 @@
+// Every op, dtype and ISA level of this machine; see runner/matrix.ts. FUSELM_OPS=rope,add runs some.
+
+import { afterAll, describe, expect, test } from 'vitest'
+import { matrixTests } from './runner/matrix.ts'
+
+const only = (process.env['FUSELM_OPS'] ?? '').split(',').filter((name) => name !== '')
+const { tests, tally } = await matrixTests(only)
+
+describe('op matrix', () => {
+  for (const { name, run } of tests) {
+    test(name, { timeout: 120_000 }, async () => {
+      expect((await run()).join('\n')).toBe('')
+    })
+  }
+})
+
+afterAll(() => {
+  console.log(`executions per kernel variant:\n${tally.table()}`)
+})

@@ -1,0 +1,94 @@
+// The matrix: which checks run for which op, dtype and ISA level. vitest and the plain program share it.
+
+import { checkCases, checkErrors, checkGoldenKernels, checkGoldenReference, type LevelDevices, type Subject } from './checks.ts'
+import { disagreements, ExecutionTally } from './coverage.ts'
+import { checkFiniteDifferences } from './finite-differences.ts'
+import { closeDevice, type IsaLevel, kernelCounts, liveStorages, machineLevels, openDevice } from './library.ts'
+import type { MatrixDType } from './prepare.ts'
+import { allOps, allSubjects } from './subjects.ts'
+
+export type MatrixTest = { readonly name: string; run(): Promise<string[]> }
+
+/** Thread counts whose results must be bitwise equal: one, two, and more than the machine may have. */
+const THREADS = [2, 1, 5] as const
+
+class Levels {
+  readonly tally = new ExecutionTally()
+  readonly #open = new Map<string, LevelDevices>()
+
+  get(level: IsaLevel): LevelDevices {
+    const known = this.#open.get(level)
+    if (known !== undefined) return known
+    const [main, ...others] = THREADS.map((threads) => openDevice({ isa: level, threads, guard: true }))
+    if (main === undefined) throw new Error('no device')
+    const devices = { level, main, others }
+    this.#open.set(level, devices)
+    return devices
+  }
+
+  /** Closes what is open. Returns the leaks found. */
+  close(): string[] {
+    const leaks: string[] = []
+    for (const { level, main, others } of this.#open.values()) {
+      for (const device of [main, ...others]) {
+        const live = liveStorages(device)
+        if (live !== 0) leaks.push(`${live} storages are live on ${level} with ${device.threads} threads after all tests`)
+        this.tally.add(kernelCounts(device))
+        closeDevice(device)
+      }
+    }
+    this.#open.clear()
+    return leaks
+  }
+}
+
+/**
+ * All tests of the matrix, in order. Run them in sequence: the last ones judge what the others ran.
+ * @param only ops by name; all when empty (coverage is judged only then)
+ */
+export async function matrixTests(only: readonly string[] = []): Promise<{ tests: MatrixTest[]; tally: ExecutionTally }> {
+  const ops = await allOps()
+  const subjects = await allSubjects()
+  const chosen = only.length === 0 ? subjects : subjects.filter((s) => only.includes(s.op.definition.name))
+  const levels = new Levels()
+  const machine = machineLevels()
+  const best = machine.at(-1) ?? 'generic'
+  const tests: MatrixTest[] = []
+  for (const subject of chosen) {
+    const { name } = subject.op.definition
+    tests.push({
+      name: `${name} reference: finite differences, then goldens`,
+      run: async () => {
+        const { main } = levels.get(best)
+        const { failures } = await checkFiniteDifferences(main, subject.op, subject.table)
+        // a golden may not excuse a reference that contradicts itself
+        return failures.length > 0 ? failures : checkGoldenReference(main, subject)
+      },
+    })
+    if ((subject.table.errors ?? []).length > 0) {
+      tests.push({ name: `${name} errors`, run: () => checkErrors(levels.get(best).main, subject) })
+    }
+    for (const dtype of ['f32', 'bf16'] as const) {
+      for (const level of machine) {
+        tests.push({
+          name: `${name} ${dtype} ${level}`,
+          run: async () => {
+            const devices = levels.get(level)
+            return [...(await checkCases(devices, subject, dtype)), ...(await checkGoldenKernels(devices, subject, dtype))]
+          },
+        })
+      }
+    }
+  }
+  tests.push({
+    name: 'nothing is left alive',
+    run: async () => {
+      const signatures = [...new Set(kernelCounts(levels.get(best).main).map((k) => k.signature))]
+      const leaks = levels.close()
+      if (only.length > 0) return leaks
+      const covered = new Set(subjects.map((s) => s.op))
+      return [...leaks, ...disagreements(ops, signatures, covered), ...levels.tally.neverRun().map((v) => `variant never run: ${v}`)]
+    },
+  })
+  return { tests, tally: levels.tally }
+}
