@@ -53,18 +53,18 @@ export const adamWOp = defineOp({
   // `low` is read as zeros and left alone: its bits are no numbers that primitives could compute
   // with. test/unit/adam-w.test.ts holds its arithmetic.
   reference: ([norm, hyper, decay, state], [beta1, beta2, eps, clipNorm], groups) => {
-    const scalar = (t: Tensor, i: number): Tensor => cast(t.slice(0, i, i + 1), 'f64')
+    const scalar = (t: Tensor, i: number): Tensor => cast(t.slice(0, i, i + 1).reshape([]), 'f64')
     const scale = scalar(hyper, 1)
-    const total = mul(cast(norm.reshape([1]), 'f64'), scale)
+    const total = mul(cast(norm, 'f64'), scale)
     // NaN and infinity are the values whose difference from themselves is not 0
     const finite = less(sub(total, total), 0.5)
     const step = add(scalar(state, 0), 1)
     const correction = (beta: number): Tensor =>
-      beta === 0 ? full([1], 1, { dtype: 'f64' }) : add(neg(exp(mul(step, Math.log(beta)))), 1)
+      beta === 0 ? full([], 1, { dtype: 'f64' }) : add(neg(exp(mul(step, Math.log(beta)))), 1)
     const clipped = div(mul(scale, clipNorm), add(total, 1e-6))
     const factor =
       clipNorm > 0
-        ? where(less(full([1], clipNorm, { dtype: 'f64' }), add(total, 1e-6)), clipped, scale)
+        ? where(less(full([], clipNorm, { dtype: 'f64' }), add(total, 1e-6)), clipped, scale)
         : scale
     const size = div(scalar(hyper, 0), correction(beta1))
     const root = sqrt(correction(beta2))
@@ -72,7 +72,7 @@ export const adamWOp = defineOp({
       const g = mul(cast(grad, 'f64'), factor)
       const m1 = add(mul(cast(m, 'f64'), beta1), mul(g, 1 - beta1))
       const v1 = add(mul(cast(v, 'f64'), beta2), mul(mul(g, g), 1 - beta2))
-      const keep = sub(full([1], 1, { dtype: 'f64' }), mul(scalar(hyper, 0), scalar(decay, i)))
+      const keep = sub(full([], 1, { dtype: 'f64' }), mul(scalar(hyper, 0), scalar(decay, i)))
       const update = div(m1, add(div(sqrt(v1), root), eps))
       const p1 = sub(mul(cast(param, 'f64'), keep), mul(update, size))
       for (const [target, value] of [
@@ -83,7 +83,7 @@ export const adamWOp = defineOp({
         copyInto(target, where(finite, cast(value, target.dtype), target))
       }
     })
-    const taken = cast(finite, 'i32')
+    const taken = cast(finite, 'i32').reshape([1])
     copyInto(state, add(state, concat([taken, sub(full([1], 1, { dtype: 'i32' }), taken)], 0)))
     return []
   },

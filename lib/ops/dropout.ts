@@ -23,7 +23,7 @@ export const dropoutOp = defineOp({
     // as the kernel compares it: in float32
     const dropped = less(uniform(x.shape, key), Math.fround(p))
     const scaled = p < 1 ? div(x, 1 - p) : x
-    return [where(dropped, full([1], 0, { dtype: x.dtype }), cast(scaled, x.dtype))]
+    return [where(dropped, full([], 0, { dtype: x.dtype }), cast(scaled, x.dtype))]
   },
   // the mask is a function of the key: the backward pass draws it again
   vjp: ({ inputs: [, key], attributes: [p], grads: [dy] }) => [dropout(dy, key, p), null],
