@@ -1,0 +1,93 @@
+// The package as a user gets it: packed, installed from the tarball into an empty folder outside
+// the repository, with scripts off and no network, and used from there.
+
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+
+// Linear regression by hand: tensors, ops, backward and values back, on the prebuilt addon.
+const JOB = `
+import { createRequire } from 'node:module'
+import * as fuselm from 'fuselm'
+
+const { backward, Device, noGrad, ops, scope, tensor } = fuselm
+const x = tensor([1, 2, 3, 4], { shape: [4, 1] })
+const y = tensor([3, 5, 7, 9], { shape: [4, 1] })
+const w = tensor([0], { shape: [1, 1], requiresGrad: true })
+const b = tensor([0], { requiresGrad: true })
+let loss = 0
+for (let step = 0; step < 400; step++) {
+  const l = scope(() => {
+    const error = ops.sub(ops.add(ops.matmul(x, w), b), y)
+    const l = ops.mean(ops.mul(error, error))
+    backward(l)
+    noGrad(() => {
+      for (const p of [w, b]) {
+        ops.copyInto(p, ops.sub(p, ops.mul(p.grad, 0.05)))
+        p.grad = null
+      }
+    })
+    return l
+  })
+  loss = await l.item()
+  l.dispose()
+}
+const require = createRequire(import.meta.url)
+console.log(JSON.stringify({
+  w: await w.item(),
+  b: await b.item(),
+  loss,
+  sameTensorClass: require('fuselm').Tensor === fuselm.Tensor,
+  addon: Object.keys(require.cache).filter((f) => f.endsWith('.node')).length,
+  threads: Device.default().threads,
+}))
+`
+
+let folder: string
+const inFolder = (command: string, args: readonly string[]): string =>
+  execFileSync(command, args, {
+    cwd: folder,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+    // Nothing of the checkout: no FUSELM_ADDON, no NODE_PATH.
+    env: { PATH: process.env.PATH, HOME: folder },
+  })
+
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'fuselm-install-'))
+  const packed = execFileSync(process.execPath, ['scripts/package.mjs', folder], { encoding: 'utf8' })
+  const tarball = packed.trim().split('\n').at(-1) ?? ''
+  writeFileSync(join(folder, 'package.json'), '{ "name": "empty", "private": true, "type": "module" }')
+  inFolder('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', tarball])
+}, 300_000)
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+test('installs nothing but itself', () => {
+  const installed = readdirSync(join(folder, 'node_modules')).filter((name) => !name.startsWith('.'))
+  expect(installed).toEqual(['fuselm'])
+})
+
+test('trains from the prebuilt addon; require and import share one Tensor class', () => {
+  writeFileSync(join(folder, 'job.mjs'), JOB)
+  const lines = inFolder(process.execPath, ['job.mjs']).trim().split('\n')
+  const result = JSON.parse(lines.at(-1) ?? '')
+  expect(result.sameTensorClass).toBe(true)
+  expect(result.loss).toBeLessThan(1e-3)
+  expect(result.w).toBeCloseTo(2, 1)
+  expect(result.b).toBeCloseTo(1, 1)
+}, 60_000)
+
+test('without the addon, the error lists what was tried and what to do', () => {
+  const script =
+    "import('fuselm').then((f) => f.cudaStatus()).catch((e) => console.log(e.code + '\\n' + e.message))"
+  rmSync(join(folder, 'node_modules/fuselm/prebuilds'), { recursive: true })
+  const output = inFolder(process.execPath, ['-e', script])
+  expect(output).toMatch(/^ERR_DEVICE$/m)
+  expect(output).toContain('build/Release/fuselm.node: no such file')
+  expect(output).toContain('platform package: ')
+  expect(output).toContain('prebuilds/linux-x64: no prebuilt addon')
+  expect(output).toMatch(/glibc \d+\.\d+/)
+  expect(output).toContain('npm run build')
+}, 60_000)
