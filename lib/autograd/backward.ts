@@ -13,7 +13,8 @@ import { hooks } from '../tensor/hooks.ts'
 import { sameShape } from '../tensor/layout.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { type GradNode, type GradSink, LeafNode } from '../tensor/node.ts'
-import { scope, untracked } from '../tensor/scope.ts'
+import { untracked } from '../tensor/ownership.ts'
+import { scope } from '../tensor/scope.ts'
 import { aliasUntracked, Tensor, tracked } from '../tensor/tensor.ts'
 
 /** Where a caller of `grad` wants the gradient caught: at an output of a node. */

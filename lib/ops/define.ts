@@ -251,12 +251,12 @@ function runKernel(
   const { inputs: defs, outputs: outputDefs, group: groupDefs = NONE } = op.definition
   const args: (Tensor | null)[] = []
   const outputs: (Tensor | null)[] = []
-  let copies: Tensor[] | null = null
+  const copies: Tensor[] = []
   for (let i = 0; i < defs.length; i++) {
     const def = defs[i] as InputDef
     const tensor = inputs[i] as Tensor | null
     if (tensor === null || layoutMet(def, tensor)) args.push(tensor)
-    else args.push(withLayout(op, def, tensor, (copies ??= [])))
+    else args.push(withLayout(op, def, tensor, copies))
   }
   try {
     for (let i = 0; i < outputDefs.length; i++) {
@@ -270,7 +270,7 @@ function runKernel(
         const def = groupDefs[i] as InputDef
         const tensor = group[i] as Tensor | null
         if (tensor === null || layoutMet(def, tensor)) args.push(tensor)
-        else args.push(withLayout(op, def, tensor, (copies ??= [])))
+        else args.push(withLayout(op, def, tensor, copies))
       }
     }
     queue.enqueue(kernel, args, attributes)
@@ -278,7 +278,7 @@ function runKernel(
     for (const output of outputs) output?.dispose()
     throw error
   } finally {
-    if (copies !== null) for (const copy of copies) copy.dispose()
+    for (const copy of copies) copy.dispose()
   }
   if (records && outputs.some((output, i) => carriesGradient(output, outputDefs[i]))) {
     const node = new OpNode(op, inputs, groups, outputs, attributes)

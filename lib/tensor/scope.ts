@@ -1,73 +1,18 @@
 // Scopes free what a callback made and did not hand out. Gradient nodes hold the storages they
 // saved, so freeing a handle never breaks a backward.
 
-import type { Storage } from '../runtime/storage.ts'
 import { checkSynchronous } from './mode.ts'
-import { type GradNode, releaseNode } from './node.ts'
+import { enter, keep, type Scope, watch } from './ownership.ts'
 import { Tensor } from './tensor.ts'
 
-class Scope {
-  readonly tensors: Tensor[] = []
-}
-
-let current: Scope | null = null
-
-interface Held {
-  readonly storage: Storage
-  readonly node: GradNode | null
-}
-
-// A safety net only: it fires late or never. The held value must not lead to the tensor.
-const finalizers = new FinalizationRegistry<Held>(({ storage, node }) => {
-  storage.device.liveTensors--
-  if (node !== null) releaseNode(node)
-  storage.release()
-})
-
-/** @internal Gives a new handle its owner: the scope that runs, else its caller. */
-export function track(tensor: Tensor): void {
-  if (current !== null) current.tensors.push(tensor)
-  else watch(tensor)
-}
-
-/** @internal */
-export function watch(tensor: Tensor): void {
-  tensor.watched = true
-  finalizers.register(tensor, { storage: tensor.storage, node: tensor.node }, tensor)
-}
-
-/** @internal */
-export function unwatch(tensor: Tensor): void {
-  tensor.watched = false
-  finalizers.unregister(tensor)
-}
-
-/** @internal Runs `fn` so that what it makes has no owner but its caller, not even a finalizer. */
-export function untracked<T>(fn: () => T): T {
-  const outer = current
-  current = new Scope()
-  try {
-    return fn()
-  } finally {
-    current = outer
-  }
-}
-
-/**
- * Takes a tensor out of the scopes that run: it lives until `dispose()`. For what outlives a step,
- * like optimizer state. Returns it.
- */
-export function keep<T extends Tensor>(tensor: T): T {
-  if (!tensor.kept) {
-    tensor.kept = true
-    if (!tensor.watched) watch(tensor)
-  }
-  return tensor
-}
+export { keep } from './ownership.ts'
 
 /** Calls `visit` for each tensor in a value: itself, or in arrays, maps, sets and objects, deeply. */
 export function visitTensors(value: unknown, visit: (tensor: Tensor) => void): void {
-  if (value instanceof Tensor) return visit(value)
+  if (value instanceof Tensor) {
+    visit(value)
+    return
+  }
   if (typeof value !== 'object' || value === null) return
   const seen = new Set<object>([value])
   const stack: object[] = [value]
@@ -113,19 +58,18 @@ function isPlain(value: unknown): boolean {
  * @throws ValueError if `fn` returns a promise
  */
 export function scope<T>(fn: () => T, owner?: object): T {
-  const outer = current
-  const inner = new Scope()
-  current = inner
+  const inner: Scope = { tensors: [] }
+  const outer = enter(inner)
   let result: T
   try {
     result = fn()
     checkSynchronous('scope', result)
   } catch (error) {
-    current = outer
+    enter(outer)
     leave(inner, outer)
     throw error
   }
-  current = outer
+  enter(outer)
   if (inner.tensors.length > 0) {
     if (owner !== undefined) keepFields(owner)
     const marked: Tensor[] = []

@@ -14,7 +14,7 @@ import { hooks } from './hooks.ts'
 import { elementCount, isContiguous, sameShape } from './layout.ts'
 import { mode } from './mode.ts'
 import { type GradNode, LeafNode, releaseNode } from './node.ts'
-import { keep, track, unwatch } from './scope.ts'
+import { keep, track, unwatch } from './ownership.ts'
 import * as views from './views.ts'
 
 /**
@@ -210,42 +210,47 @@ export class Tensor {
   /** A view of the same values that no gradient flows through. */
   detach(): Tensor {
     this.check('detach')
-    return views.alias(this)
+    return tracked(aliasUntracked(this))
   }
 
   /** The same elements in another shape (one axis may be -1). Copies only if strides allow no view. */
   reshape(shape: readonly number[]): Tensor {
-    return views.reshape(this, shape)
+    const view = views.reshape(this, shape)
+    if (view !== null) return this.#view(view)
+    const dense = hooks.contiguous(this)
+    const y = dense.reshape(shape)
+    dense.dispose()
+    return y
   }
 
   /** Swaps two axes; the last two when not said. No copy. */
   transpose(a = -2, b = -1): Tensor {
-    return views.transpose(this, a, b)
+    return this.#view(views.transpose(this, a, b))
   }
 
   /** Axis i of the result is axis `axes[i]` of this. No copy. */
   permute(axes: readonly number[]): Tensor {
-    return views.permute(this, axes)
+    return this.#view(views.permute(this, axes))
   }
 
   /** Elements start, start + step, ... before end of an axis; negative indices count from its end. No copy. */
   slice(axis: number, start: number, end?: number, step = 1): Tensor {
-    return views.slice(this, axis, start, end, step)
+    return this.#view(views.slice(this, axis, start, end, step))
   }
 
   /** Repeats axes of size 1, and adds axes in front, as NumPy broadcasts. No copy. */
   expand(shape: readonly number[]): Tensor {
-    return views.expand(this, shape)
+    return this.#view(views.expand(this, shape.slice()))
   }
 
   /** Drops an axis of size 1, or all of them. No copy. */
   squeeze(axis?: number): Tensor {
-    return views.squeeze(this, axis)
+    return this.reshape(views.squeezed(this, axis))
   }
 
   /** Adds an axis of size 1 before `axis`. No copy. */
   unsqueeze(axis: number): Tensor {
-    return views.unsqueeze(this, axis)
+    return this.reshape(views.unsqueezed(this, axis))
   }
 
   /**
@@ -256,6 +261,13 @@ export class Tensor {
    */
   backward(gradient?: Tensor): void {
     hooks.backward(this, gradient)
+  }
+
+  #view({ name, shape, strides, offset, undo }: views.ViewSpec): Tensor {
+    this.storage.retain()
+    const y = new Tensor(this.storage, shape, strides, offset, this.dtype)
+    if (mode.grad && this.node !== null) y.setNode(new views.ViewNode(name, this, y, undo), 0)
+    return tracked(y)
   }
 
   toString(): string {
@@ -269,11 +281,6 @@ export function aliasUntracked(tensor: Tensor): Tensor {
   const { storage, shape, strides, offset, dtype } = tensor
   storage.retain()
   return new Tensor(storage, shape, strides, offset, dtype)
-}
-
-/** @internal Whether a new node has to be recorded for an op on `tensor`. */
-export function recordsGrad(tensor: Tensor): boolean {
-  return mode.grad && tensor.node !== null
 }
 
 /** @internal */

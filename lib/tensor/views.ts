@@ -5,9 +5,9 @@ import type { DType } from './dtype.ts'
 import { hooks } from './hooks.ts'
 import { checkShape, completeShape, elementCount, normalAxis, reshapedStrides, sameShape } from './layout.ts'
 import { GradNode } from './node.ts'
-import { aliasUntracked, recordsGrad, Tensor, tracked } from './tensor.ts'
+import type { Tensor } from './tensor.ts'
 
-class ViewNode extends GradNode {
+export class ViewNode extends GradNode {
   readonly name: string
   readonly outputCount = 1
   readonly shape: readonly number[]
@@ -36,44 +36,30 @@ class ViewNode extends GradNode {
   }
 }
 
-/** `undo` must not hold the tensor: shapes only. */
-function view(
-  name: string,
-  x: Tensor,
-  shape: readonly number[],
-  strides: readonly number[],
-  offset: number,
-  undo: (grad: Tensor) => Tensor,
-): Tensor {
-  x.storage.retain()
-  const y = new Tensor(x.storage, shape, strides, offset, x.dtype)
-  if (recordsGrad(x)) y.setNode(new ViewNode(name, x, y, undo), 0)
-  return tracked(y)
+/** A view as Tensor makes it. `undo` brings a gradient back; it must hold shapes only, no tensor. */
+export interface ViewSpec {
+  readonly name: string
+  readonly shape: readonly number[]
+  readonly strides: readonly number[]
+  readonly offset: number
+  readonly undo: (grad: Tensor) => Tensor
 }
 
-export function alias(x: Tensor): Tensor {
-  return tracked(aliasUntracked(x))
-}
-
-export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
+/** The new strides, or null when no view has the shape and a copy is needed. */
+export function reshape(x: Tensor, wanted: readonly number[]): ViewSpec | null {
   x.check('reshape')
-  const shape = completeShape(wanted, x.size)
+  const shape = completeShape(wanted.slice(), x.size)
   checkShape('reshape', shape)
   if (elementCount(shape) !== x.size) {
     throw new ShapeError(`reshape: [${wanted}] does not hold the ${x.size} elements of [${x.shape}]`)
   }
   const strides = reshapedStrides(x.shape, x.strides, shape)
-  if (strides === null) {
-    const dense = hooks.contiguous(x)
-    const y = reshape(dense, shape)
-    dense.dispose()
-    return y
-  }
+  if (strides === null) return null
   const back = x.shape
-  return view('reshape', x, shape, strides, x.offset, (g) => g.reshape(back))
+  return { name: 'reshape', shape, strides, offset: x.offset, undo: (g) => g.reshape(back) }
 }
 
-export function permute(x: Tensor, axes: readonly number[]): Tensor {
+export function permute(x: Tensor, axes: readonly number[]): ViewSpec {
   x.check('permute')
   const order = axes.map((axis) => normalAxis('permute', axis, x.rank))
   const inverse = new Array<number>(x.rank).fill(-1)
@@ -83,17 +69,16 @@ export function permute(x: Tensor, axes: readonly number[]): Tensor {
   if (order.length !== x.rank || inverse.includes(-1)) {
     throw shapeError('permute', 'axes', `an order of the ${x.rank} axes`, axes)
   }
-  return view(
-    'permute',
-    x,
-    order.map((axis) => x.shape[axis] as number),
-    order.map((axis) => x.strides[axis] as number),
-    x.offset,
-    (g) => g.permute(inverse),
-  )
+  return {
+    name: 'permute',
+    shape: order.map((axis) => x.shape[axis] as number),
+    strides: order.map((axis) => x.strides[axis] as number),
+    offset: x.offset,
+    undo: (g) => g.permute(inverse),
+  }
 }
 
-export function transpose(x: Tensor, a: number, b: number): Tensor {
+export function transpose(x: Tensor, a: number, b: number): ViewSpec {
   const axes = x.shape.map((_, i) => i)
   const from = normalAxis('transpose', a, x.rank)
   const to = normalAxis('transpose', b, x.rank)
@@ -107,7 +92,13 @@ function clampIndex(index: number, size: number): number {
   return Math.min(Math.max(index < 0 ? index + size : index, 0), size)
 }
 
-export function slice(x: Tensor, axis: number, start: number, end: number | undefined, step: number): Tensor {
+export function slice(
+  x: Tensor,
+  axis: number,
+  start: number,
+  end: number | undefined,
+  step: number,
+): ViewSpec {
   x.check('slice')
   const at = normalAxis('slice', axis, x.rank)
   const size = x.shape[at] as number
@@ -125,16 +116,17 @@ export function slice(x: Tensor, axis: number, start: number, end: number | unde
   const empty = elementCount(shape) === 0
   const offset = empty ? x.offset : x.offset + first * (x.strides[at] as number)
   const back = x.shape
-  return view('slice', x, shape, strides, offset, (g) => {
+  const undo = (g: Tensor): Tensor => {
     const whole = hooks.full(back, 0, g)
     const part = whole.slice(at, first, last, step)
     hooks.copyInto(part, g)
     part.dispose()
     return whole
-  })
+  }
+  return { name: 'slice', shape, strides, offset, undo }
 }
 
-export function expand(x: Tensor, shape: readonly number[]): Tensor {
+export function expand(x: Tensor, shape: readonly number[]): ViewSpec {
   x.check('expand')
   checkShape('expand', shape)
   const added = shape.length - x.rank
@@ -148,29 +140,23 @@ export function expand(x: Tensor, shape: readonly number[]): Tensor {
   }
   if (added < 0) throw shapeError('expand', 'shape', `one that [${x.shape}] broadcasts to`, shape)
   const back = x.shape
-  return view('expand', x, shape, strides, x.offset, (g) => {
+  const undo = (g: Tensor): Tensor => {
     const summed = repeated.length === 0 ? g : hooks.sum(g, repeated, true)
     return sameShape(summed.shape, back) ? summed : summed.reshape(back)
-  })
+  }
+  return { name: 'expand', shape, strides, offset: x.offset, undo }
 }
 
-export function squeeze(x: Tensor, axis: number | undefined): Tensor {
-  if (axis === undefined)
-    return reshape(
-      x,
-      x.shape.filter((n) => n !== 1),
-    )
+export function squeezed(x: Tensor, axis: number | undefined): readonly number[] {
+  if (axis === undefined) return x.shape.filter((n) => n !== 1)
   const at = normalAxis('squeeze', axis, x.rank)
   if (x.shape[at] !== 1) throw shapeError('squeeze', `axis ${axis}`, 'of size 1', x)
-  return reshape(
-    x,
-    x.shape.filter((_, i) => i !== at),
-  )
+  return x.shape.filter((_, i) => i !== at)
 }
 
-export function unsqueeze(x: Tensor, axis: number): Tensor {
+export function unsqueezed(x: Tensor, axis: number): readonly number[] {
   const at = normalAxis('unsqueeze', axis, x.rank + 1)
   const shape = x.shape.slice()
   shape.splice(at, 0, 1)
-  return reshape(x, shape)
+  return shape
 }
