@@ -10,7 +10,12 @@ export function negativeLogLikelihood(logits: ArrayLike<number>, target: number)
 }
 
 /** Mean loss over the targets of rows [rows, vocab] that are not `ignoreIndex`. */
-export function crossEntropyMean(logits: ArrayLike<number>, labels: readonly number[], vocab: number, { ignoreIndex = -100, labelSmoothing = 0 } = {}): number {
+export function crossEntropyMean(
+  logits: ArrayLike<number>,
+  labels: readonly number[],
+  vocab: number,
+  { ignoreIndex = -100, labelSmoothing = 0 } = {},
+): number {
   let sum = 0
   let count = 0
   labels.forEach((label, row) => {
@@ -18,7 +23,9 @@ export function crossEntropyMean(logits: ArrayLike<number>, labels: readonly num
     const z = Array.from({ length: vocab }, (_, v) => logits[row * vocab + v] ?? 0)
     const losses = z.map((_, v) => negativeLogLikelihood(z, v))
     // PyTorch: (1 - s) x loss of the label + s x the mean over all classes
-    sum += (1 - labelSmoothing) * (losses[label] ?? Number.NaN) + (labelSmoothing / vocab) * losses.reduce((a, b) => a + b, 0)
+    sum +=
+      (1 - labelSmoothing) * (losses[label] ?? Number.NaN) +
+      (labelSmoothing / vocab) * losses.reduce((a, b) => a + b, 0)
     count++
   })
   return sum / count
@@ -41,7 +48,12 @@ export function ropeHalfSplit(x: ArrayLike<number>, position: number, theta: num
 export type AdamWState = { p: number; m: number; v: number }
 
 /** One scalar AdamW update, step counted from 1. Source: Loshchilov & Hutter 2019; torch.optim.AdamW. */
-export function adamW(state: AdamWState, grad: number, step: number, o: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number }): AdamWState {
+export function adamW(
+  state: AdamWState,
+  grad: number,
+  step: number,
+  o: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number },
+): AdamWState {
   const m = o.beta1 * state.m + (1 - o.beta1) * grad
   const v = o.beta2 * state.v + (1 - o.beta2) * grad * grad
   const mHat = m / (1 - o.beta1 ** step)

@@ -11,7 +11,11 @@ import { type MatrixDType, type Prepared, prepare, prepareGolden } from './prepa
 /** The devices of one ISA level: they differ in threads only. Buffers end at guard pages, filled with NaN. */
 export type LevelDevices = { readonly level: string; readonly main: Dev; readonly others: readonly Dev[] }
 
-export type Subject = { readonly op: AnyOp; readonly table: CaseTable; readonly goldens: readonly GoldenCase[] }
+export type Subject = {
+  readonly op: AnyOp
+  readonly table: CaseTable
+  readonly goldens: readonly GoldenCase[]
+}
 
 /** Kernel against the float64 reference on the same rounded inputs. Source: PyTorch's own test tolerances. */
 export const KERNEL_LIMITS: Readonly<Record<MatrixDType, Limits>> = {
@@ -35,7 +39,15 @@ function compareExecuted(
   kernel: Executed,
   reference: Executed,
   limits: Limits,
-  { ignore = {}, allowance = {}, gradients }: { ignore?: Readonly<Record<string, string>>; allowance?: Readonly<Record<string, number>>; gradients: boolean },
+  {
+    ignore = {},
+    allowance = {},
+    gradients,
+  }: {
+    ignore?: Readonly<Record<string, string>>
+    allowance?: Readonly<Record<string, number>>
+    gradients: boolean
+  },
 ): string[] {
   const failures: string[] = []
   for (const [name, expected] of reference.outputs) {
@@ -55,32 +67,50 @@ function compareExecuted(
         failures.push(`gradient of ${name} is missing`)
         continue
       }
-      const { ok, detail } = compare(actual, expected, limits, PYTORCH_FACTOR * (allowance[`grad.${name}`] ?? 0))
+      const { ok, detail } = compare(
+        actual,
+        expected,
+        limits,
+        PYTORCH_FACTOR * (allowance[`grad.${name}`] ?? 0),
+      )
       if (!ok) failures.push(`gradient of ${name}${detail}`)
     }
     for (const [name, values] of kernel.grads) {
       // a reference that never used the input (no keys to attend to) has no gradient: zero
-      if (!reference.grads.has(name) && values.some((v) => v !== 0)) failures.push(`the reference gives no gradient of ${name}`)
+      if (!reference.grads.has(name) && values.some((v) => v !== 0))
+        failures.push(`the reference gives no gradient of ${name}`)
     }
   }
   return failures
 }
 
-async function oneCase(devices: LevelDevices, { op, table }: Subject, prepared: Prepared, testCase: OpCase, dtype: MatrixDType): Promise<string[]> {
+async function oneCase(
+  devices: LevelDevices,
+  { op, table }: Subject,
+  prepared: Prepared,
+  testCase: OpCase,
+  dtype: MatrixDType,
+): Promise<string[]> {
   const seed = seedOf(op, testCase.name)
   const gradients = op.definition.differentiable !== false
   const options = { gradients, dyDType: dtype, seed, call: table.call }
   const kernel = await execute(devices.main, op, prepared, { ...options, reference: false })
   const reference = await execute(devices.main, op, prepared, { ...options, reference: true })
-  const failures = compareExecuted(kernel, reference, limitsOf(testCase, dtype), { ignore: testCase.ignoreOutputs ?? {}, gradients })
-  for (const name of kernel.byReference) if (!isReferenceOnly(name)) failures.push(`${name} was served by its reference`)
+  const failures = compareExecuted(kernel, reference, limitsOf(testCase, dtype), {
+    ignore: testCase.ignoreOutputs ?? {},
+    gradients,
+  })
+  for (const name of kernel.byReference)
+    if (!isReferenceOnly(name)) failures.push(`${name} was served by its reference`)
   for (const device of [devices.main, ...devices.others]) {
     const again = await execute(device, op, prepared, { ...options, reference: false })
-    const where = device === devices.main ? 'a repeat' : `${device.threads} threads instead of ${devices.main.threads}`
+    const where =
+      device === devices.main ? 'a repeat' : `${device.threads} threads instead of ${devices.main.threads}`
     for (const kind of ['outputs', 'grads'] as const) {
       for (const [name, values] of kernel[kind]) {
         const difference = bitwiseDifference(again[kind].get(name) ?? [], values)
-        if (difference !== null) failures.push(`${kind} ${name}: not bitwise equal on ${where}: ${difference}`)
+        if (difference !== null)
+          failures.push(`${kind} ${name}: not bitwise equal on ${where}: ${difference}`)
       }
     }
   }
@@ -88,7 +118,11 @@ async function oneCase(devices: LevelDevices, { op, table }: Subject, prepared: 
 }
 
 /** Cases of the table: forward, gradients, threads, repeats. */
-export async function checkCases(devices: LevelDevices, subject: Subject, dtype: MatrixDType): Promise<string[]> {
+export async function checkCases(
+  devices: LevelDevices,
+  subject: Subject,
+  dtype: MatrixDType,
+): Promise<string[]> {
   const { op, table } = subject
   const failures: string[] = []
   for (const testCase of table.cases) {
@@ -101,24 +135,39 @@ export async function checkCases(devices: LevelDevices, subject: Subject, dtype:
 }
 
 /** Kernels against PyTorch's values: float32 at once; bf16 by way of the reference on rounded inputs. */
-export async function checkGoldenKernels(devices: LevelDevices, { op, table, goldens }: Subject, dtype: MatrixDType): Promise<string[]> {
+export async function checkGoldenKernels(
+  devices: LevelDevices,
+  { op, table, goldens }: Subject,
+  dtype: MatrixDType,
+): Promise<string[]> {
   const failures: string[] = []
   for (const golden of goldens) {
     const prepared = prepareGolden(op.definition, golden, dtype)
     const gradients = op.definition.differentiable !== false && golden.dy.size > 0
-    const options = { gradients, dy: values(golden.dy), dyDType: dtype, seed: seedOf(op, golden.name), call: table.call }
+    const options = {
+      gradients,
+      dy: values(golden.dy),
+      dyDType: dtype,
+      seed: seedOf(op, golden.name),
+      call: table.call,
+    }
     const found = await attempt(async () => {
       const kernel = await execute(devices.main, op, prepared, { ...options, reference: false })
-      if (dtype === 'f32') return compareExecuted(kernel, goldenExecuted(golden), KERNEL_LIMITS.f32, { gradients })
+      if (dtype === 'f32')
+        return compareExecuted(kernel, goldenExecuted(golden), KERNEL_LIMITS.f32, { gradients })
       const reference = await execute(devices.main, op, prepared, { ...options, reference: true })
-      return compareExecuted(kernel, reference, KERNEL_LIMITS.bf16, { allowance: golden.bf16Error, gradients })
+      return compareExecuted(kernel, reference, KERNEL_LIMITS.bf16, {
+        allowance: golden.bf16Error,
+        gradients,
+      })
     })
     failures.push(...found.map((f) => `golden '${golden.name}': ${f}`))
   }
   return failures
 }
 
-const values = (tensors: GoldenCase['outputs']): Map<string, Float64Array> => new Map([...tensors].map(([k, t]) => [k, t.values]))
+const values = (tensors: GoldenCase['outputs']): Map<string, Float64Array> =>
+  new Map([...tensors].map(([k, t]) => [k, t.values]))
 
 function goldenExecuted(golden: GoldenCase): Executed {
   return { outputs: values(golden.outputs), shapes: new Map(), grads: values(golden.grads), byReference: [] }
@@ -131,7 +180,14 @@ export async function checkGoldenReference(device: Dev, { op, table, goldens }: 
     const prepared = prepareGolden(op.definition, golden, 'f32')
     const gradients = op.definition.differentiable !== false && golden.dy.size > 0
     const found = await attempt(async () => {
-      const reference = await execute(device, op, prepared, { reference: true, gradients, dy: values(golden.dy), dyDType: 'f32', seed: '', call: table.call })
+      const reference = await execute(device, op, prepared, {
+        reference: true,
+        gradients,
+        dy: values(golden.dy),
+        dyDType: 'f32',
+        seed: '',
+        call: table.call,
+      })
       return compareExecuted(reference, goldenExecuted(golden), GOLDEN_LIMITS, { gradients })
     })
     failures.push(...found.map((f) => `golden '${golden.name}', reference: ${f}`))
@@ -145,13 +201,21 @@ export async function checkErrors(device: Dev, { op, table }: Subject): Promise<
   for (const errorCase of table.errors ?? []) {
     const prepared = prepare(op.definition, errorCase, 'f32')
     try {
-      await execute(device, op, prepared, { reference: false, gradients: false, dyDType: 'f32', seed: '', call: table.call })
+      await execute(device, op, prepared, {
+        reference: false,
+        gradients: false,
+        dyDType: 'f32',
+        seed: '',
+        call: table.call,
+      })
       failures.push(`'${errorCase.name}': nothing was thrown`)
     } catch (error) {
       const code = error instanceof Error && 'code' in error ? error.code : undefined
       const message = error instanceof Error ? error.message : String(error)
-      if (code !== errorCase.code) failures.push(`'${errorCase.name}': code ${String(code)}, expected ${errorCase.code} (${message})`)
-      else if (!errorCase.message.test(message)) failures.push(`'${errorCase.name}': message '${message}' does not match ${errorCase.message}`)
+      if (code !== errorCase.code)
+        failures.push(`'${errorCase.name}': code ${String(code)}, expected ${errorCase.code} (${message})`)
+      else if (!errorCase.message.test(message))
+        failures.push(`'${errorCase.name}': message '${message}' does not match ${errorCase.message}`)
     }
   }
   return failures
@@ -161,10 +225,19 @@ async function attempt(check: () => Promise<string[]>): Promise<string[]> {
   try {
     return await check()
   } catch (error) {
-    return [error instanceof Error ? `threw ${error.name}: ${error.message}${firstFrames(error)}` : `threw ${String(error)}`]
+    return [
+      error instanceof Error
+        ? `threw ${error.name}: ${error.message}${firstFrames(error)}`
+        : `threw ${String(error)}`,
+    ]
   }
 }
 
 function firstFrames(error: Error): string {
-  return (error.stack ?? '').split('\n').filter((l) => l.trim().startsWith('at ')).slice(0, 3).map((l) => `\n      ${l.trim()}`).join('')
+  return (error.stack ?? '')
+    .split('\n')
+    .filter((l) => l.trim().startsWith('at '))
+    .slice(0, 3)
+    .map((l) => `\n      ${l.trim()}`)
+    .join('')
 }

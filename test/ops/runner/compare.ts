@@ -21,9 +21,18 @@ function difference(a: number, e: number): number {
  * |actual - expected| <= atol + rtol x |expected| for every element, or `allowance` where that is more
  * (twice PyTorch's own largest error, where it is known).
  */
-export function compare(actual: ArrayLike<number>, expected: ArrayLike<number>, { rtol, atol }: Limits, allowance = 0): Comparison {
+export function compare(
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  { rtol, atol }: Limits,
+  allowance = 0,
+): Comparison {
   if (actual.length !== expected.length) {
-    return { ok: false, worst: Number.POSITIVE_INFINITY, detail: `${actual.length} values, expected ${expected.length}` }
+    return {
+      ok: false,
+      worst: Number.POSITIVE_INFINITY,
+      detail: `${actual.length} values, expected ${expected.length}`,
+    }
   }
   let worst = 0
   let excess = 0
@@ -40,7 +49,9 @@ export function compare(actual: ArrayLike<number>, expected: ArrayLike<number>, 
     }
   }
   const ok = at < 0
-  const detail = ok ? '' : `[${at}] is ${actual[at]}, expected ${expected[at]} (rtol ${rtol}, atol ${atol}${allowance > 0 ? `, allowance ${allowance}` : ''})`
+  const detail = ok
+    ? ''
+    : `[${at}] is ${actual[at]}, expected ${expected[at]} (rtol ${rtol}, atol ${atol}${allowance > 0 ? `, allowance ${allowance}` : ''})`
   return { ok, worst, detail }
 }
 

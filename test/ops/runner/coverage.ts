@@ -3,7 +3,12 @@
 
 import { type AnyOp, isReferenceOnly, type KernelCount } from './library.ts'
 
-export type VariantCount = { readonly signature: string; readonly level: string; readonly dtypes: number; executions: number }
+export type VariantCount = {
+  readonly signature: string
+  readonly level: string
+  readonly dtypes: number
+  executions: number
+}
 
 /** Sums executions over all devices that were opened. */
 export class ExecutionTally {
@@ -21,16 +26,22 @@ export class ExecutionTally {
   }
 
   variants(): VariantCount[] {
-    return [...this.#variants.values()].sort((a, b) => (a.signature < b.signature ? -1 : a.signature > b.signature ? 1 : a.level < b.level ? -1 : 1))
+    return [...this.#variants.values()].sort((a, b) =>
+      a.signature < b.signature ? -1 : a.signature > b.signature ? 1 : a.level < b.level ? -1 : 1,
+    )
   }
 
   /** One line per variant: executions, level, signature. */
   table(): string {
-    return this.variants().map((v) => `${String(v.executions).padStart(9)}  ${v.level.padEnd(10)}  ${v.signature}`).join('\n')
+    return this.variants()
+      .map((v) => `${String(v.executions).padStart(9)}  ${v.level.padEnd(10)}  ${v.signature}`)
+      .join('\n')
   }
 
   neverRun(): string[] {
-    return this.variants().filter((v) => v.executions === 0).map((v) => `${v.signature} [${v.level}]`)
+    return this.variants()
+      .filter((v) => v.executions === 0)
+      .map((v) => `${v.signature} [${v.level}]`)
   }
 }
 
@@ -38,16 +49,25 @@ export class ExecutionTally {
 const isGradientOf = (op: AnyOp): boolean => typeof op.definition.reference === 'object'
 
 /** Every disagreement between ops, kernels and case tables; empty when all is well. */
-export function disagreements(ops: readonly AnyOp[], kernelSignatures: readonly string[], opsWithCases: ReadonlySet<AnyOp>): string[] {
+export function disagreements(
+  ops: readonly AnyOp[],
+  kernelSignatures: readonly string[],
+  opsWithCases: ReadonlySet<AnyOp>,
+): string[] {
   const found: string[] = []
   const bySignature = new Map(ops.map((op) => [op.signature, op]))
   const kernels = new Set(kernelSignatures)
-  for (const signature of kernels) if (!bySignature.has(signature)) found.push(`kernel without an op: ${signature}`)
+  for (const signature of kernels)
+    if (!bySignature.has(signature)) found.push(`kernel without an op: ${signature}`)
   for (const op of ops) {
     const { definition, signature } = op
-    if (!kernels.has(signature) && !isReferenceOnly(op.definition.name)) found.push(`op without a kernel: ${signature}`)
+    if (!kernels.has(signature) && !isReferenceOnly(op.definition.name))
+      found.push(`op without a kernel: ${signature}`)
     if (!opsWithCases.has(op) && !isGradientOf(op)) found.push(`op without cases: ${definition.name}`)
-    const differentiated = definition.vjp !== undefined || definition.differentiable === false || typeof definition.reference === 'function'
+    const differentiated =
+      definition.vjp !== undefined ||
+      definition.differentiable === false ||
+      typeof definition.reference === 'function'
     if (!differentiated) found.push(`op without a vjp, and without differentiable: false: ${definition.name}`)
   }
   return found

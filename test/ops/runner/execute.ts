@@ -1,6 +1,16 @@
 // Calls an op on a device, by its kernel or by its reference, and reads everything back in float64.
 
-import { type AnyOp, backwardAll, type Dev, isFloating, makeTensor, readTensor, servedByReference, type Ten, withReferenceOn } from './library.ts'
+import {
+  type AnyOp,
+  backwardAll,
+  type Dev,
+  isFloating,
+  makeTensor,
+  readTensor,
+  servedByReference,
+  type Ten,
+  withReferenceOn,
+} from './library.ts'
 import type { CaseCall } from '../cases.ts'
 import { random } from '../random.ts'
 import { roundTo } from './compare.ts'
@@ -39,7 +49,28 @@ function dyValues(name: string, shape: readonly number[], options: ExecuteOption
   return roundTo(Float64Array.from({ length: count }, normal), options.dyDType)
 }
 
-export async function execute(device: Dev, op: AnyOp, prepared: Prepared, options: ExecuteOptions): Promise<Executed> {
+export async function execute(
+  device: Dev,
+  op: AnyOp,
+  prepared: Prepared,
+  options: ExecuteOptions,
+): Promise<Executed> {
+  const alive: (Ten | null)[] = []
+  try {
+    return await run(device, op, prepared, options, alive)
+  } finally {
+    for (const tensor of alive) tensor?.dispose()
+  }
+}
+
+/** Adds to `alive` whatever the caller has to dispose of, also when it throws. */
+async function run(
+  device: Dev,
+  op: AnyOp,
+  prepared: Prepared,
+  options: ExecuteOptions,
+  alive: (Ten | null)[],
+): Promise<Executed> {
   const { definition } = op
   const wanted = options.gradients && definition.differentiable !== false
   const made: { key: string; input: PreparedInput; tensor: Ten }[] = []
@@ -47,8 +78,14 @@ export async function execute(device: Dev, op: AnyOp, prepared: Prepared, option
     if (input === null) return null
     const dtype = options.reference && input.widens ? 'f64' : input.dtype
     const requiresGrad = wanted && !input.inPlace && isFloating(dtype)
-    const tensor = makeTensor(device, input.values, { shape: input.shape, dtype, strides: input.strides, requiresGrad })
+    const tensor = makeTensor(device, input.values, {
+      shape: input.shape,
+      dtype,
+      strides: input.strides,
+      requiresGrad,
+    })
     made.push({ key: prefix + input.name, input, tensor })
+    alive.push(tensor)
     return tensor
   }
   const inputs = prepared.inputs.map((input) => make(input, ''))
@@ -57,16 +94,28 @@ export async function execute(device: Dev, op: AnyOp, prepared: Prepared, option
     options.call === undefined
       ? op(inputs, prepared.attributes, groups)
       : options.call(inputs as readonly Ten[], prepared.attributes, groups as readonly Ten[][])
-  const run = (): readonly (Ten | null)[] => {
+  const work = (): readonly (Ten | null)[] => {
     const outputs = call()
     if (wanted) {
       const targets: Ten[] = []
       const dys: Ten[] = []
       definition.outputs.forEach((def, i) => {
         const output = outputs[i]
-        if (output === null || output === undefined || def.saved === true || !isFloating(output.dtype) || !output.requiresGrad) return
+        if (
+          output === null ||
+          output === undefined ||
+          def.saved === true ||
+          !isFloating(output.dtype) ||
+          !output.requiresGrad
+        )
+          return
         targets.push(output)
-        dys.push(makeTensor(device, dyValues(def.name, output.shape, options), { shape: output.shape, dtype: output.dtype }))
+        dys.push(
+          makeTensor(device, dyValues(def.name, output.shape, options), {
+            shape: output.shape,
+            dtype: output.dtype,
+          }),
+        )
       })
       backwardAll(targets, dys)
     }
@@ -74,8 +123,9 @@ export async function execute(device: Dev, op: AnyOp, prepared: Prepared, option
   }
   let results: readonly (Ten | null)[] = []
   const byReference = servedByReference(() => {
-    results = withReferenceOn(device, options.reference, run)
+    results = withReferenceOn(device, options.reference, work)
   })
+  alive.push(...results)
   const outputs = new Map<string, Promise<Float64Array>>()
   const shapes = new Map<string, readonly number[]>()
   definition.outputs.forEach((def, i) => {
@@ -93,7 +143,5 @@ export async function execute(device: Dev, op: AnyOp, prepared: Prepared, option
   await Promise.all([...outputs.values(), ...grads.values()])
   const settle = async (m: Map<string, Promise<Float64Array>>): Promise<Map<string, Float64Array>> =>
     new Map(await Promise.all([...m].map(async ([k, p]): Promise<[string, Float64Array]> => [k, await p])))
-  const executed = { outputs: await settle(outputs), shapes, grads: await settle(grads), byReference }
-  for (const tensor of [...results, ...made.map((m) => m.tensor)]) tensor?.dispose()
-  return executed
+  return { outputs: await settle(outputs), shapes, grads: await settle(grads), byReference }
 }

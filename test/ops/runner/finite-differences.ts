@@ -16,7 +16,9 @@ const ELEMENTS_ALONE = 12
 
 function withDirection(prepared: Prepared, target: string, direction: Float64Array, step: number): Prepared {
   const move = (input: Prepared['inputs'][number], key: string): Prepared['inputs'][number] =>
-    input === null || key !== target ? input : { ...input, values: input.values.map((v, i) => v + step * (direction[i] ?? 0)) }
+    input === null || key !== target
+      ? input
+      : { ...input, values: input.values.map((v, i) => v + step * (direction[i] ?? 0)) }
   return {
     ...prepared,
     inputs: prepared.inputs.map((input) => move(input, input?.name ?? '')),
@@ -37,7 +39,11 @@ function scalar(executed: Executed, op: AnyOp, dyOf: (name: string, count: numbe
 }
 
 /** Failures as text; `checked` counts the derivatives compared. */
-export async function checkFiniteDifferences(device: Dev, op: AnyOp, table: CaseTable): Promise<{ failures: string[]; checked: number }> {
+export async function checkFiniteDifferences(
+  device: Dev,
+  op: AnyOp,
+  table: CaseTable,
+): Promise<{ failures: string[]; checked: number }> {
   const failures: string[] = []
   let checked = 0
   for (const testCase of table.cases) {
@@ -58,7 +64,11 @@ export async function checkFiniteDifferences(device: Dev, op: AnyOp, table: Case
     scalar(plain, op, dyOf) // fixes dys
     const { grads } = await execute(device, op, prepared, { ...options, gradients: true, dy: dys })
     const { integer, normal } = random(`${seed}/fd`)
-    const narrow = new Set([...prepared.inputs, ...prepared.groups.flat()].flatMap((i) => (i !== null && !i.widens ? [i.name] : [])))
+    const narrow = new Set(
+      [...prepared.inputs, ...prepared.groups.flat()].flatMap((i) =>
+        i !== null && !i.widens ? [i.name] : [],
+      ),
+    )
     for (const [name, grad] of grads) {
       // a step of 1e-6 is lost in an input that stays float32
       if (grad.length === 0 || narrow.has(name)) continue
@@ -72,7 +82,14 @@ export async function checkFiniteDifferences(device: Dev, op: AnyOp, table: Case
       const results = await Promise.all(
         directions.map(async (direction) => {
           const at = async (step: number): Promise<number> =>
-            scalar(await execute(device, op, withDirection(prepared, name, direction, step), { ...options, gradients: false }), op, dyOf)
+            scalar(
+              await execute(device, op, withDirection(prepared, name, direction, step), {
+                ...options,
+                gradients: false,
+              }),
+              op,
+              dyOf,
+            )
           const numeric = ((await at(EPS)) - (await at(-EPS))) / (2 * EPS)
           const analytic = grad.reduce((sum, g, i) => sum + g * (direction[i] ?? 0), 0)
           return { numeric, analytic, at: direction.indexOf(1) }
@@ -81,7 +98,9 @@ export async function checkFiniteDifferences(device: Dev, op: AnyOp, table: Case
       for (const { numeric, analytic, at } of results) {
         checked++
         if (!(Math.abs(analytic - numeric) <= ATOL + RTOL * Math.abs(numeric))) {
-          failures.push(`'${testCase.name}': d/d${name}${at < 0 ? ' along a direction' : `[${at}]`} is ${analytic}, finite differences give ${numeric}`)
+          failures.push(
+            `'${testCase.name}': d/d${name}${at < 0 ? ' along a direction' : `[${at}]`} is ${analytic}, finite differences give ${numeric}`,
+          )
         }
       }
     }

@@ -17,8 +17,16 @@ export type Ten = Tensor
 /** An op as the matrix calls it: by position, its types erased. */
 export type AnyOp = OpRecord
 
-export type KernelVariantCount = { readonly level: string; readonly dtypes: number; readonly executions: number }
-export type KernelCount = { readonly signature: string; readonly executions: number; readonly variants: readonly KernelVariantCount[] }
+export type KernelVariantCount = {
+  readonly level: string
+  readonly dtypes: number
+  readonly executions: number
+}
+export type KernelCount = {
+  readonly signature: string
+  readonly executions: number
+  readonly variants: readonly KernelVariantCount[]
+}
 
 export const isFloating = (dtype: DType): boolean => isFloat(dtype)
 
@@ -56,15 +64,28 @@ type TensorOptions = {
 }
 
 /** A tensor of the given values (row-major) in the storage order that `strides` asks for. */
-export function makeTensor(device: Device, values: ArrayLike<number>, { shape, dtype, strides, requiresGrad = false }: TensorOptions): Tensor {
-  const result = strides === undefined || shape.length === 0 ? tensor(values, { shape, dtype, device }) : strided(device, values, shape, dtype, strides)
+export function makeTensor(
+  device: Device,
+  values: ArrayLike<number>,
+  { shape, dtype, strides, requiresGrad = false }: TensorOptions,
+): Tensor {
+  const result =
+    strides === undefined || shape.length === 0
+      ? tensor(values, { shape, dtype, device })
+      : strided(device, values, shape, dtype, strides)
   if (requiresGrad) result.requiresGrad = true
   return result
 }
 
 const PADDING = 3
 
-function strided(device: Device, values: ArrayLike<number>, shape: readonly number[], dtype: DType, strides: 'padded' | 'transposed'): Tensor {
+function strided(
+  device: Device,
+  values: ArrayLike<number>,
+  shape: readonly number[],
+  dtype: DType,
+  strides: 'padded' | 'transposed',
+): Tensor {
   const columns = shape.at(-1) ?? 1
   const outer = shape.slice(0, -1)
   if (strides === 'padded') {
@@ -72,8 +93,12 @@ function strided(device: Device, values: ArrayLike<number>, shape: readonly numb
     const rows = columns === 0 ? 0 : values.length / columns
     const padding = isFloat(dtype) ? Number.NaN : 1
     const padded = new Float64Array(rows * width).fill(padding)
-    for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) padded[r * width + c] = values[r * columns + c] ?? 0
-    const whole = tensor(columns === 0 ? new Float64Array(outer.reduce((n, d) => n * d, 1) * width) : padded, { shape: [...outer, width], dtype, device })
+    for (let r = 0; r < rows; r++)
+      for (let c = 0; c < columns; c++) padded[r * width + c] = values[r * columns + c] ?? 0
+    const whole = tensor(
+      columns === 0 ? new Float64Array(outer.reduce((n, d) => n * d, 1) * width) : padded,
+      { shape: [...outer, width], dtype, device },
+    )
     return viewOf(whole, whole.slice(-1, 0, columns))
   }
   if (shape.length < 2) throw new Error('transposed strides need two axes')
@@ -105,7 +130,9 @@ export async function readTensor(t: Tensor): Promise<Float64Array> {
 export function servedByReference(body: () => void): string[] {
   const before = new Map([...registeredOps()].map(([name, { stats }]) => [name, stats.reference]))
   body()
-  return [...registeredOps()].filter(([name, { stats }]) => stats.reference > (before.get(name) ?? 0)).map(([name]) => name)
+  return [...registeredOps()]
+    .filter(([name, { stats }]) => stats.reference > (before.get(name) ?? 0))
+    .map(([name]) => name)
 }
 
 /** Runs `body` on a device, by kernels or by references; frees what it made and does not return. */

@@ -1,9 +1,23 @@
 // The matrix: which checks run for which op, dtype and ISA level. vitest and the plain program share it.
 
-import { checkCases, checkErrors, checkGoldenKernels, checkGoldenReference, type LevelDevices, type Subject } from './checks.ts'
+import {
+  checkCases,
+  checkErrors,
+  checkGoldenKernels,
+  checkGoldenReference,
+  type LevelDevices,
+  type Subject,
+} from './checks.ts'
 import { disagreements, ExecutionTally } from './coverage.ts'
 import { checkFiniteDifferences } from './finite-differences.ts'
-import { closeDevice, type IsaLevel, kernelCounts, liveStorages, machineLevels, openDevice } from './library.ts'
+import {
+  closeDevice,
+  type IsaLevel,
+  kernelCounts,
+  liveStorages,
+  machineLevels,
+  openDevice,
+} from './library.ts'
 import type { MatrixDType } from './prepare.ts'
 import { allOps, allSubjects } from './subjects.ts'
 
@@ -32,7 +46,8 @@ class Levels {
     for (const { level, main, others } of this.#open.values()) {
       for (const device of [main, ...others]) {
         const live = liveStorages(device)
-        if (live !== 0) leaks.push(`${live} storages are live on ${level} with ${device.threads} threads after all tests`)
+        if (live !== 0)
+          leaks.push(`${live} storages are live on ${level} with ${device.threads} threads after all tests`)
         this.tally.add(kernelCounts(device))
         closeDevice(device)
       }
@@ -46,7 +61,9 @@ class Levels {
  * All tests of the matrix, in order. Run them in sequence: the last ones judge what the others ran.
  * @param only ops by name; all when empty (coverage is judged only then)
  */
-export async function matrixTests(only: readonly string[] = []): Promise<{ tests: MatrixTest[]; tally: ExecutionTally }> {
+export async function matrixTests(
+  only: readonly string[] = [],
+): Promise<{ tests: MatrixTest[]; tally: ExecutionTally }> {
   const ops = await allOps()
   const subjects = await allSubjects()
   const chosen = only.length === 0 ? subjects : subjects.filter((s) => only.includes(s.op.definition.name))
@@ -74,7 +91,10 @@ export async function matrixTests(only: readonly string[] = []): Promise<{ tests
           name: `${name} ${dtype} ${level}`,
           run: async () => {
             const devices = levels.get(level)
-            return [...(await checkCases(devices, subject, dtype)), ...(await checkGoldenKernels(devices, subject, dtype))]
+            return [
+              ...(await checkCases(devices, subject, dtype)),
+              ...(await checkGoldenKernels(devices, subject, dtype)),
+            ]
           },
         })
       }
@@ -87,7 +107,11 @@ export async function matrixTests(only: readonly string[] = []): Promise<{ tests
       const leaks = levels.close()
       if (only.length > 0) return leaks
       const covered = new Set(subjects.map((s) => s.op))
-      return [...leaks, ...disagreements(ops, signatures, covered), ...levels.tally.neverRun().map((v) => `variant never run: ${v}`)]
+      return [
+        ...leaks,
+        ...disagreements(ops, signatures, covered),
+        ...levels.tally.neverRun().map((v) => `variant never run: ${v}`),
+      ]
     },
   })
   return { tests, tally: levels.tally }

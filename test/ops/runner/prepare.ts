@@ -1,7 +1,15 @@
 // From a case to the numbers an op is called with, before any tensor is made.
 
 import type { InputDef, OpDefinition } from '../../../lib/ops/spec.ts'
-import { type CaseAttributes, type CaseDType, type CaseInput, type CaseInputs, fillValues, type InputSpec, inputSpec } from '../cases.ts'
+import {
+  type CaseAttributes,
+  type CaseDType,
+  type CaseInput,
+  type CaseInputs,
+  fillValues,
+  type InputSpec,
+  inputSpec,
+} from '../cases.ts'
 import { roundTo } from './compare.ts'
 import type { GoldenCase, GoldenTensor } from './golden.ts'
 
@@ -39,7 +47,12 @@ function resolveDType(def: InputDef, dtype: MatrixDType): { dtype: CaseDType; wi
   return { dtype: first, widens: listed.includes('f64') && FLOATS.includes(first) }
 }
 
-function prepareInput(def: InputDef, input: CaseInput | null | undefined, dtype: MatrixDType, seed: string): PreparedInput | null {
+function prepareInput(
+  def: InputDef,
+  input: CaseInput | null | undefined,
+  dtype: MatrixDType,
+  seed: string,
+): PreparedInput | null {
   if (input === null || input === undefined) {
     if (def.optional !== true) throw new Error(`${seed}: the case gives no ${def.name}`)
     return null
@@ -60,10 +73,15 @@ function prepareInput(def: InputDef, input: CaseInput | null | undefined, dtype:
 
 function refuseUnknown(where: string, given: object, known: readonly string[]): void {
   const unknown = Object.keys(given).find((key) => !known.includes(key))
-  if (unknown !== undefined) throw new Error(`${where}: the op has no '${unknown}'; it has ${known.join(', ')}`)
+  if (unknown !== undefined)
+    throw new Error(`${where}: the op has no '${unknown}'; it has ${known.join(', ')}`)
 }
 
-function attributeValues(definition: OpDefinition, given: CaseAttributes, where: string): (number | boolean)[] {
+function attributeValues(
+  definition: OpDefinition,
+  given: CaseAttributes,
+  where: string,
+): (number | boolean)[] {
   const names = definition.attributes ?? []
   refuseUnknown(where, given, names)
   return names.map((name) => {
@@ -83,8 +101,14 @@ type CaseLike = {
 export function prepare(definition: OpDefinition, given: CaseLike, dtype: MatrixDType): Prepared {
   const where = `${definition.name} '${given.name}'`
   const all = (defs: readonly InputDef[], inputs: CaseInputs, suffix: string): (PreparedInput | null)[] => {
-    refuseUnknown(where, inputs, defs.map((d) => d.name))
-    return defs.map((def) => prepareInput(def, inputs[def.name], dtype, `${definition.name}/${given.name}${suffix}`))
+    refuseUnknown(
+      where,
+      inputs,
+      defs.map((d) => d.name),
+    )
+    return defs.map((def) =>
+      prepareInput(def, inputs[def.name], dtype, `${definition.name}/${given.name}${suffix}`),
+    )
   }
   return {
     name: given.name,
@@ -114,11 +138,16 @@ export function prepareGolden(definition: OpDefinition, golden: GoldenCase, dtyp
       values: roundTo(tensor.values, own),
     }
   }
-  const repeats = definition.group === undefined ? 0 : [...golden.inputs.keys()].filter((k) => k.endsWith(`.${definition.group?.[0]?.name}`)).length
+  const repeats =
+    definition.group === undefined
+      ? 0
+      : [...golden.inputs.keys()].filter((k) => k.endsWith(`.${definition.group?.[0]?.name}`)).length
   return {
     name: golden.name,
     inputs: definition.inputs.map((def) => one(def, golden.inputs.get(def.name))),
-    groups: Array.from({ length: repeats }, (_, i) => (definition.group ?? []).map((def) => one(def, golden.inputs.get(`${i}.${def.name}`)))),
+    groups: Array.from({ length: repeats }, (_, i) =>
+      (definition.group ?? []).map((def) => one(def, golden.inputs.get(`${i}.${def.name}`))),
+    ),
     attributes: attributeValues(definition, golden.attributes, where),
   }
 }

@@ -27,7 +27,12 @@ function isOp(value: unknown): value is AnyOp {
 
 async function modules(directory: string, suffix: string): Promise<[string, Record<string, unknown>][]> {
   return Promise.all(
-    filesUnder(directory, suffix).map(async (f): Promise<[string, Record<string, unknown>]> => [f, (await import(/* @vite-ignore */ f)) as Record<string, unknown>]),
+    filesUnder(directory, suffix).map(
+      async (f): Promise<[string, Record<string, unknown>]> => [
+        f,
+        (await import(/* @vite-ignore */ f)) as Record<string, unknown>,
+      ],
+    ),
   )
 }
 
@@ -44,7 +49,8 @@ export async function allSubjects(goldenDirectory = join(here, '../../golden')):
     const exported = module['default']
     const tables = (Array.isArray(exported) ? exported : [exported]) as (OpCases<AnyOp> | undefined)[]
     for (const table of tables) {
-      if (table === undefined || !isOp(table.op)) throw new Error(`${file}: its default export is not of defineCases`)
+      if (table === undefined || !isOp(table.op))
+        throw new Error(`${file}: its default export is not of defineCases`)
       const { op } = table
       let goldens: ReturnType<typeof readGoldens> | undefined
       subjects.push({
