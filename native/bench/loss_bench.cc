@@ -18,13 +18,13 @@ constexpr const char* kDense =
     "cross_entropy(logits, labels, scale?) -> (loss, lse?, factor?) "
     "[ignoreIndex, labelSmoothing, shift]";
 constexpr const char* kDenseBackward =
-    "cross_entropy.backward(dloss, logits, labels, lse, factor) -> (dlogits) "
+    "cross_entropy.backward(dloss, logits, labels, lse, scale) -> (dlogits) "
     "[ignoreIndex, labelSmoothing, shift]";
 constexpr const char* kFused =
     "linear_cross_entropy(h, weight, bias?, labels, scale?) -> (loss, lse?, factor?) "
     "[ignoreIndex, shift]";
 constexpr const char* kFusedBackward =
-    "linear_cross_entropy.backward(dloss, h, weight, bias?, labels, lse, factor, dweight!?, "
+    "linear_cross_entropy.backward(dloss, h, weight, bias?, labels, lse, scale, dweight!?, "
     "dbias!?) -> (dh) [ignoreIndex, shift, accumulate]";
 
 struct Shape {

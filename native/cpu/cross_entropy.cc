@@ -51,7 +51,7 @@ void CrossEntropy(Invocation& inv) {
   if (inv.has(5)) *inv[5].as<float>() = factor;
 }
 
-// 0 dloss, 1 logits, 2 labels, 3 lse, 4 factor, 5 dlogits; [ignoreIndex, labelSmoothing, shift]
+// 0 dloss, 1 logits, 2 labels, 3 lse, 4 scale, 5 dlogits; [ignoreIndex, labelSmoothing, shift]
 void CrossEntropyBackward(Invocation& inv) {
   const View &logits = inv[1], &dlogits = inv[5];
   const int64_t v = logits.dim(-1);
@@ -91,7 +91,7 @@ FUSELM_KERNEL(
     "[ignoreIndex, labelSmoothing, shift]",
     kFloat, CrossEntropy);
 FUSELM_KERNEL(
-    "cross_entropy.backward(dloss, logits, labels, lse, factor) -> (dlogits) "
+    "cross_entropy.backward(dloss, logits, labels, lse, scale) -> (dlogits) "
     "[ignoreIndex, labelSmoothing, shift]",
     kFloat, CrossEntropyBackward);
 

@@ -192,7 +192,7 @@ void Backward(Invocation& inv, const Targets& target, const float* lse, float g,
   }
 }
 
-// 0 dloss, 1 h, 2 weight, 3 bias?, 4 labels, 5 lse, 6 factor, 7 dweight!?, 8 dbias!?, 9 dh;
+// 0 dloss, 1 h, 2 weight, 3 bias?, 4 labels, 5 lse, 6 scale, 7 dweight!?, 8 dbias!?, 9 dh;
 // [ignoreIndex, shift, accumulate]
 void LinearCrossEntropyBackward(Invocation& inv) {
   const RowMatrix h = AsRows(inv, inv[1]), weight = AsRows(inv, inv[2]);
@@ -227,7 +227,7 @@ FUSELM_KERNEL(
     "[ignoreIndex, shift]",
     kFloat, LinearCrossEntropy);
 FUSELM_KERNEL(
-    "linear_cross_entropy.backward(dloss, h, weight, bias?, labels, lse, factor, dweight!?, "
+    "linear_cross_entropy.backward(dloss, h, weight, bias?, labels, lse, scale, dweight!?, "
     "dbias!?) -> (dh) [ignoreIndex, shift, accumulate]",
     kFloat, LinearCrossEntropyBackward);
 
