@@ -1,0 +1,177 @@
+// The configuration of a LLaMA-family decoder: Hugging Face's config.json in camelCase.
+
+import { ConfigError } from '../runtime/errors.ts'
+import { checkOptions } from '../runtime/options.ts'
+
+export interface LlamaConfig {
+  readonly vocabSize: number
+  readonly hiddenSize: number
+  readonly intermediateSize: number
+  readonly numHiddenLayers: number
+  readonly numAttentionHeads: number
+  /** Default numAttentionHeads. */
+  readonly numKeyValueHeads: number
+  /** Default hiddenSize / numAttentionHeads. */
+  readonly headDim: number
+  /** Default 1e-6. */
+  readonly rmsNormEps: number
+  /** Base of the rotary frequencies. Default 10000. */
+  readonly ropeTheta: number
+  /** Longest context the model is meant for. Default 2048. */
+  readonly maxPositionEmbeddings: number
+  /** The output layer is the embedding. Default true. */
+  readonly tieWordEmbeddings: boolean
+  /** Standard deviation of initial weights. Default 0.02. */
+  readonly initializerRange: number
+}
+
+/** What a caller must say; the rest has defaults. */
+export type LlamaOptions = Partial<LlamaConfig> &
+  Pick<LlamaConfig, 'vocabSize' | 'hiddenSize' | 'intermediateSize' | 'numHiddenLayers' | 'numAttentionHeads'>
+
+const KEYS: readonly (keyof LlamaConfig)[] = [
+  'vocabSize',
+  'hiddenSize',
+  'intermediateSize',
+  'numHiddenLayers',
+  'numAttentionHeads',
+  'numKeyValueHeads',
+  'headDim',
+  'rmsNormEps',
+  'ropeTheta',
+  'maxPositionEmbeddings',
+  'tieWordEmbeddings',
+  'initializerRange',
+]
+
+const MAX_DIMENSION = 2 ** 24
+const MAX_LAYERS = 4096
+
+/**
+ * Fills in defaults and checks.
+ * @throws ConfigError naming the key, what was expected and what was found
+ */
+export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
+  checkOptions('llama config', options, KEYS)
+  const { hiddenSize, numAttentionHeads } = options
+  const config: LlamaConfig = {
+    numKeyValueHeads: numAttentionHeads,
+    headDim: hiddenSize / numAttentionHeads,
+    rmsNormEps: 1e-6,
+    ropeTheta: 10000,
+    maxPositionEmbeddings: 2048,
+    tieWordEmbeddings: true,
+    initializerRange: 0.02,
+    ...options,
+  }
+  const whole = (key: keyof LlamaConfig, most: number): void => {
+    const value = config[key]
+    if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > most) {
+      throw new ConfigError(
+        `llama config: ${key} must be a whole number from 1 to ${most}, received ${value}`,
+      )
+    }
+  }
+  for (const key of ['vocabSize', 'hiddenSize', 'intermediateSize', 'maxPositionEmbeddings'] as const) {
+    whole(key, MAX_DIMENSION)
+  }
+  whole('numHiddenLayers', MAX_LAYERS)
+  whole('numAttentionHeads', hiddenSize)
+  whole('numKeyValueHeads', numAttentionHeads)
+  whole('headDim', MAX_DIMENSION)
+  if (numAttentionHeads % config.numKeyValueHeads !== 0) {
+    throw new ConfigError(
+      `llama config: numKeyValueHeads must divide numAttentionHeads (${numAttentionHeads}), received ${config.numKeyValueHeads}`,
+    )
+  }
+  if (config.headDim % 2 !== 0) {
+    throw new ConfigError(
+      `llama config: headDim must be even for rotary positions, received ${config.headDim}`,
+    )
+  }
+  for (const key of ['rmsNormEps', 'ropeTheta', 'initializerRange'] as const) {
+    const value = config[key]
+    if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
+      throw new ConfigError(`llama config: ${key} must be a positive number, received ${value}`)
+    }
+  }
+  if (typeof config.tieWordEmbeddings !== 'boolean') {
+    throw new ConfigError(
+      `llama config: tieWordEmbeddings must be a boolean, received ${config.tieWordEmbeddings}`,
+    )
+  }
+  return config
+}
+
+/** Hugging Face's config.json of the model. */
+export function toHuggingFaceConfig(
+  config: LlamaConfig,
+  dtype: 'float32' | 'bfloat16',
+): Record<string, unknown> {
+  return {
+    architectures: ['LlamaForCausalLM'],
+    attention_bias: false,
+    head_dim: config.headDim,
+    hidden_act: 'silu',
+    hidden_size: config.hiddenSize,
+    initializer_range: config.initializerRange,
+    intermediate_size: config.intermediateSize,
+    max_position_embeddings: config.maxPositionEmbeddings,
+    mlp_bias: false,
+    model_type: 'llama',
+    num_attention_heads: config.numAttentionHeads,
+    num_hidden_layers: config.numHiddenLayers,
+    num_key_value_heads: config.numKeyValueHeads,
+    rms_norm_eps: config.rmsNormEps,
+    rope_theta: config.ropeTheta,
+    tie_word_embeddings: config.tieWordEmbeddings,
+    torch_dtype: dtype,
+    vocab_size: config.vocabSize,
+  }
+}
+
+/**
+ * Reads a config.json.
+ * @throws ConfigError for another architecture, or a feature this family does not have here
+ */
+export function fromHuggingFaceConfig(json: unknown): LlamaConfig {
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
+    throw new ConfigError('config.json: expected an object')
+  }
+  const value = new Map(Object.entries(json))
+  const type = value.get('model_type')
+  if (type !== 'llama')
+    throw new ConfigError(`config.json: model_type must be 'llama', received ${JSON.stringify(type)}`)
+  refuse(value, 'hidden_act', 'silu')
+  refuse(value, 'attention_bias', false)
+  refuse(value, 'mlp_bias', false)
+  refuse(value, 'rope_scaling', null)
+  const rope = value.get('rope_parameters')
+  const parameters = new Map(typeof rope === 'object' && rope !== null ? Object.entries(rope) : [])
+  refuse(parameters, 'rope_type', 'default')
+  const options: Record<string, unknown> = {}
+  for (const key of KEYS) {
+    const found = value.get(snakeCase(key))
+    if (found !== undefined && found !== null) options[key] = found
+  }
+  // transformers 4 writes rope_theta at the top, 5 inside rope_parameters
+  if (options['ropeTheta'] === undefined && parameters.has('rope_theta')) {
+    options['ropeTheta'] = parameters.get('rope_theta')
+  }
+  // Hugging Face's own default, unlike ours
+  options['tieWordEmbeddings'] ??= false
+  return completeLlamaConfig(options as LlamaOptions)
+}
+
+function refuse(config: ReadonlyMap<string, unknown>, key: string, only: unknown): void {
+  const found = config.get(key)
+  if (found !== undefined && found !== null && found !== only) {
+    throw new ConfigError(
+      `config.json: ${key} must be ${JSON.stringify(only)}, received ${JSON.stringify(found)}`,
+    )
+  }
+}
+
+function snakeCase(key: string): string {
+  return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+}

@@ -1,0 +1,192 @@
+// The LLaMA family: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+// Shapes: B batch, T steps, D hidden, H heads, G key-value heads, K head size, V vocabulary.
+
+import { Initializer, type ParameterDType } from '../nn/init.ts'
+import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
+import { Module } from '../nn/module.ts'
+import { attention } from '../ops/attention.ts'
+import { linear } from '../ops/linear.ts'
+import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
+import { residualAdd } from '../ops/residual_add.ts'
+import { rope } from '../ops/rope.ts'
+import { swiglu } from '../ops/swiglu.ts'
+import { Device } from '../runtime/device.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+import { completeLlamaConfig, type LlamaConfig, type LlamaOptions } from './llama-config.ts'
+
+/** Where tokens stand and which keys they see; all from the plain causal order when left out. */
+export interface SequenceOptions {
+  /** i32 [B, T]: rotary position of each token; 0, 1, ... when left out. */
+  readonly positions?: Tensor | null
+  /** i32 [B, T]: first key each token may attend to (documents, left padding); 0 when left out. */
+  readonly first?: Tensor | null
+}
+
+class LlamaAttention extends Module {
+  readonly qProj: Linear
+  readonly kProj: Linear
+  readonly vProj: Linear
+  readonly oProj: Linear
+  readonly #config: LlamaConfig
+
+  constructor(init: Initializer, c: LlamaConfig) {
+    super()
+    const std = c.initializerRange
+    this.qProj = new Linear(init, c.hiddenSize, c.numAttentionHeads * c.headDim, std)
+    this.kProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
+    this.vProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
+    this.oProj = new Linear(init, c.numAttentionHeads * c.headDim, c.hiddenSize, std)
+    this.#config = c
+  }
+
+  override forward(x_BTD: Tensor, { positions = null, first = null }: SequenceOptions): Tensor {
+    const { headDim, ropeTheta } = this.#config
+    const [batch = 0, steps = 0] = x_BTD.shape
+    const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, headDim])
+    const rotated = (y: Tensor): Tensor => rope(heads(y), { theta: ropeTheta, positions })
+    const q_BTHK = rotated(this.qProj.forward(x_BTD))
+    const k_BTGK = rotated(this.kProj.forward(x_BTD))
+    const v_BTGK = heads(this.vProj.forward(x_BTD))
+    const o_BTHK = attention(q_BTHK, k_BTGK, v_BTGK, { first })
+    return this.oProj.forward(o_BTHK.reshape([batch, steps, -1]))
+  }
+}
+
+class LlamaMlp extends Module {
+  readonly gateProj: Linear
+  readonly upProj: Linear
+  readonly downProj: Linear
+
+  constructor(init: Initializer, { hiddenSize, intermediateSize, initializerRange }: LlamaConfig) {
+    super()
+    this.gateProj = new Linear(init, hiddenSize, intermediateSize, initializerRange)
+    this.upProj = new Linear(init, hiddenSize, intermediateSize, initializerRange)
+    this.downProj = new Linear(init, intermediateSize, hiddenSize, initializerRange)
+  }
+
+  override forward(x: Tensor): Tensor {
+    return this.downProj.forward(swiglu(this.gateProj.forward(x), this.upProj.forward(x)))
+  }
+}
+
+class LlamaLayer extends Module {
+  readonly inputLayernorm: RmsNorm
+  readonly selfAttn: LlamaAttention
+  readonly postAttentionLayernorm: RmsNorm
+  readonly mlp: LlamaMlp
+
+  constructor(init: Initializer, c: LlamaConfig) {
+    super()
+    this.inputLayernorm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
+    this.selfAttn = new LlamaAttention(init, c)
+    this.postAttentionLayernorm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
+    this.mlp = new LlamaMlp(init, c)
+  }
+
+  override forward(x: Tensor, sequence: SequenceOptions): Tensor {
+    const h = residualAdd(x, this.selfAttn.forward(this.inputLayernorm.forward(x), sequence))
+    return residualAdd(h, this.mlp.forward(this.postAttentionLayernorm.forward(h)))
+  }
+}
+
+/** The decoder without its output layer; its field names are Hugging Face's, in camelCase. */
+class LlamaModel extends Module {
+  readonly embedTokens: Embedding
+  readonly layers: LlamaLayer[]
+  readonly norm: RmsNorm
+
+  constructor(init: Initializer, c: LlamaConfig) {
+    super()
+    this.embedTokens = new Embedding(init, c.vocabSize, c.hiddenSize, c.initializerRange)
+    this.layers = Array.from({ length: c.numHiddenLayers }, () => new LlamaLayer(init, c))
+    this.norm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
+  }
+
+  override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
+    let x = this.embedTokens.forward(ids)
+    for (const layer of this.layers) x = layer.forward(x, sequence)
+    return this.norm.forward(x)
+  }
+}
+
+export interface ModelOptions {
+  /** Of matrices; vectors stay f32. bf16 matrices train on an exact float32 master. Default f32. */
+  readonly dtype?: ParameterDType
+  /** Of the initial weights. Default 0. */
+  readonly seed?: number
+  readonly device?: Device
+}
+
+export interface LossOptions extends SequenceOptions {
+  /**
+   * f32 [1]: 1 / number of targets that the loss is normalised by, when it spans several
+   * micro-batches; the targets of this call when left out.
+   */
+  readonly scale?: Tensor | null
+}
+
+/** A LLaMA decoder with its output layer. */
+export class Llama extends Module {
+  readonly config: LlamaConfig
+  readonly model: LlamaModel
+  /** Null when tied to the embedding. */
+  readonly lmHead: Linear | null
+
+  /** @throws ConfigError */
+  constructor(
+    options: LlamaOptions,
+    { dtype = 'f32', seed = 0, device = Device.default() }: ModelOptions = {},
+  ) {
+    super()
+    const config = completeLlamaConfig(options)
+    const init = new Initializer({ device, seed, dtype })
+    this.config = config
+    this.model = new LlamaModel(init, config)
+    this.lmHead = config.tieWordEmbeddings
+      ? null
+      : new Linear(init, config.hiddenSize, config.vocabSize, config.initializerRange)
+  }
+
+  /**
+   * Logits of the next token at every place.
+   * @param ids i32 [B, T]
+   * @returns [B, T, V], in the model's dtype
+   */
+  override forward(ids: Tensor, sequence: SequenceOptions = {}): Tensor {
+    return linear(this.model.forward(ids, sequence), this.#head())
+  }
+
+  /**
+   * Mean cross-entropy of the next token. Labels are shifted here, once: place t is trained on
+   * `labels[t + 1]`. The full logits never exist.
+   * @param ids i32 [B, T]
+   * @param labels i32 [B, T], -100 where nothing is to be learnt; usually the ids
+   * @returns f32 scalar
+   */
+  loss(ids: Tensor, labels: Tensor, { scale = null, ...sequence }: LossOptions = {}): Tensor {
+    return linearCrossEntropy(this.model.forward(ids, sequence), this.#head(), labels, { scale })
+  }
+
+  #head(): { readonly weight: Tensor } {
+    return (this.lmHead ?? this.model.embedTokens).operand()
+  }
+}
+
+/** The reference models that benches and docs speak of, by their size. */
+export const referenceModels = {
+  '1M': { vocabSize: 512, hiddenSize: 128, numHiddenLayers: 4, numAttentionHeads: 4, intermediateSize: 384 },
+  '10M': {
+    vocabSize: 4096,
+    hiddenSize: 256,
+    numHiddenLayers: 8,
+    numAttentionHeads: 4,
+    intermediateSize: 768,
+  },
+  '124M': {
+    vocabSize: 50304,
+    hiddenSize: 768,
+    numHiddenLayers: 12,
+    numAttentionHeads: 12,
+    intermediateSize: 2048,
+  },
+} as const satisfies Record<string, LlamaOptions>

@@ -1,0 +1,49 @@
+// How parameters begin. Values are drawn on the device; call n of a seed is parameter n, so a model
+// is the same for a seed on any device and number of threads.
+
+import { ones } from '../ops/create.ts'
+import { randn, randomKey } from '../ops/random.ts'
+import type { Device } from '../runtime/device.ts'
+import type { DType } from '../tensor/dtype.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+import { parameter } from './module.ts'
+
+export type ParameterDType = 'f32' | 'bf16' | 'f64'
+
+export interface InitOptions {
+  readonly device: Device
+  readonly seed: number
+  /** Of matrices. Vectors (norms, biases) are f32, or f64 beside f64 matrices. */
+  readonly dtype: ParameterDType
+}
+
+/** Hands out the initial parameters of one model, in order. */
+export class Initializer {
+  readonly device: Device
+  readonly dtype: ParameterDType
+  readonly #seed: number
+  #call = 0
+
+  constructor({ device, seed, dtype }: InitOptions) {
+    this.device = device
+    this.dtype = dtype
+    this.#seed = seed
+  }
+
+  get vectorDType(): DType {
+    return this.dtype === 'f64' ? 'f64' : 'f32'
+  }
+
+  /** N(0, std^2). */
+  normal(shape: readonly number[], std: number): Tensor {
+    const key = randomKey(this.#seed, { call: this.#call++, device: this.device })
+    const values = randn(shape, key, { dtype: this.dtype, std })
+    key.dispose()
+    return parameter(values)
+  }
+
+  /** A vector of ones. */
+  ones(size: number): Tensor {
+    return parameter(ones([size], { dtype: this.vectorDType, device: this.device }))
+  }
+}

@@ -1,0 +1,63 @@
+import { embedding } from '../ops/embedding.ts'
+import { type LinearOperand, linear } from '../ops/linear.ts'
+import { rmsNorm } from '../ops/rms_norm.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+import type { Initializer } from './init.ts'
+import { Module } from './module.ts'
+
+/** y = x W^T. The forward goes through an operand, so weights of other kinds need no other forward. */
+export class Linear extends Module {
+  /** [out, in] */
+  weight: Tensor
+
+  constructor(init: Initializer, inputs: number, outputs: number, std: number) {
+    super()
+    this.weight = init.normal([outputs, inputs], std)
+  }
+
+  operand(): LinearOperand {
+    return { weight: this.weight }
+  }
+
+  /** @param x [..., in] @returns [..., out] */
+  override forward(x: Tensor): Tensor {
+    return linear(x, this.operand())
+  }
+}
+
+/** Rows of a table by id. As an operand it is the output layer of a tied model. */
+export class Embedding extends Module {
+  /** [vocabulary, hidden] */
+  weight: Tensor
+
+  constructor(init: Initializer, entries: number, size: number, std: number) {
+    super()
+    this.weight = init.normal([entries, size], std)
+  }
+
+  operand(): LinearOperand {
+    return { weight: this.weight }
+  }
+
+  /** @param ids i32, any shape @returns ids.shape + [hidden] */
+  override forward(ids: Tensor): Tensor {
+    return embedding(ids, this.weight)
+  }
+}
+
+/** Root-mean-square norm over the last axis, with a weight per element. */
+export class RmsNorm extends Module {
+  /** [size], f32 */
+  weight: Tensor
+  readonly eps: number
+
+  constructor(init: Initializer, size: number, eps: number) {
+    super()
+    this.weight = init.ones(size)
+    this.eps = eps
+  }
+
+  override forward(x: Tensor): Tensor {
+    return rmsNorm(x, this.weight, { eps: this.eps })
+  }
+}
