@@ -3,7 +3,7 @@
 Prints one JSON object when ready, then one per command read from standard input:
   {"run": N}   trains N steps: {"seconds": [...], "losses": [...], "peakRssBytes": n}
 Weights come from a safetensors file under Hugging Face names; tokens from a file of int32,
-steps x batch x (context + 1) or fewer steps, used round and round.
+steps x batch x context, used round and round; position t is trained on token t + 1.
 
 bf16 is PyTorch's usual mixed precision: float32 parameters, autocast to bfloat16, fused AdamW.
 """
@@ -103,12 +103,12 @@ class Llama(nn.Module):
             }
         )
 
-    def forward(self, ids_BT, targets_BT, cos, sin):
+    def forward(self, ids_BT, cos, sin):
         x = self.model["embed_tokens"](ids_BT)
         for layer in self.model["layers"]:
             x = layer(x, cos, sin)
         logits = F.linear(self.model["norm"](x), self.model["embed_tokens"].weight)
-        return F.cross_entropy(logits.float().flatten(0, 1), targets_BT.flatten())
+        return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids_BT[:, 1:].flatten())
 
 
 def main():
@@ -140,7 +140,7 @@ def main():
         eps=1e-8,
         fused=True,
     )
-    tokens = torch.from_numpy(np.fromfile(a.tokens, dtype=np.int32).astype(np.int64)).view(-1, a.batch, a.context + 1)
+    tokens = torch.from_numpy(np.fromfile(a.tokens, dtype=np.int32).astype(np.int64)).view(-1, a.batch, a.context)
     half = c["head_dim"] // 2
     inverse = 1.0 / (c["rope_theta"] ** (torch.arange(0, half, dtype=torch.float32) * 2 / c["head_dim"]))
     phase = torch.outer(torch.arange(a.context, dtype=torch.float32), inverse).repeat(1, 2)
@@ -155,7 +155,7 @@ def main():
         batch = tokens[done % len(tokens)]
         done += 1
         with autocast:
-            loss = forward(batch[:, :-1], batch[:, 1:], cos, sin)
+            loss = forward(batch, cos, sin)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), a.clip_norm)
         optimizer.step()
