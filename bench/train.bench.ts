@@ -37,7 +37,8 @@ export async function run(argv: readonly string[]): Promise<unknown> {
   })
   const name = values.model
   const { dtype } = values
-  if (!Object.hasOwn(referenceModels, name)) throw new Error(`--model must be one of ${Object.keys(referenceModels)}`)
+  if (!Object.hasOwn(referenceModels, name))
+    throw new Error(`--model must be one of ${Object.keys(referenceModels)}`)
   if (dtype !== 'bf16' && dtype !== 'f32') throw new Error('--dtype must be bf16 or f32')
   const key = name as keyof typeof referenceModels
   const { batch, context } = shapes[key]
@@ -160,7 +161,9 @@ function checkLosses(losses: ReadonlyMap<string, readonly number[]>, tolerance: 
     values.forEach((value, i) => {
       const own = first[i] ?? Number.NaN
       if (!(Math.abs(value - own) <= tolerance * Math.abs(own))) {
-        throw new Error(`step ${i}: loss ${own} differs from ${value} of ${name}; the times cannot be compared`)
+        throw new Error(
+          `step ${i}: loss ${own} differs from ${value} of ${name}; the times cannot be compared`,
+        )
       }
     })
   }

@@ -1,6 +1,16 @@
 // The training step that several benches share: a reference model on random tokens.
 
-import { AdamW, cast, Llama, type LlamaConfig, noGrad, referenceModels, scope, type Tensor, tensor } from 'fuselm'
+import {
+  AdamW,
+  cast,
+  Llama,
+  type LlamaConfig,
+  noGrad,
+  referenceModels,
+  scope,
+  type Tensor,
+  tensor,
+} from 'fuselm'
 
 export type ModelName = keyof typeof referenceModels
 

@@ -1,4 +1,16 @@
 export { backward, grad } from './autograd/backward.ts'
+export { loadLlama, saveLlama } from './models/folder.ts'
+export {
+  Llama,
+  type LossOptions,
+  type ModelOptions,
+  referenceModels,
+  type SequenceOptions,
+} from './models/llama.ts'
+export type { LlamaConfig, LlamaOptions } from './models/llama-config.ts'
+export * as nn from './nn/index.ts'
+export { AdamW, type AdamWOptions, type StepOptions } from './optim/adam-w.ts'
+export { type Decay, schedule, type ScheduleOptions } from './optim/schedule.ts'
 export {
   BYTE_VOCABULARY,
   decodeBytes,

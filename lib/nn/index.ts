@@ -1,0 +1,3 @@
+export { Initializer, type InitOptions, type ParameterDType } from './init.ts'
+export { Embedding, Linear, RmsNorm } from './layers.ts'
+export { Module, parameter } from './module.ts'
