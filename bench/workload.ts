@@ -2,10 +2,10 @@
 
 import {
   AdamW,
-  cast,
   Llama,
   type LlamaConfig,
   noGrad,
+  ops,
   referenceModels,
   scope,
   type Tensor,
@@ -80,7 +80,7 @@ export function trainer(name: ModelName, { dtype, ...settings }: TrainOptions): 
       const copy = new Llama(config, { dtype: 'f32', seed: 1 })
       scope(() =>
         noGrad(() => {
-          const state = [...model.stateDict()].map(([path, t]) => [path, cast(t, 'f32')] as const)
+          const state = [...model.stateDict()].map(([path, t]) => [path, ops.cast(t, 'f32')] as const)
           copy.loadStateDict(new Map(state))
         }),
       )

@@ -9,8 +9,6 @@ export {
 } from './models/llama.ts'
 export type { LlamaConfig, LlamaOptions } from './models/llama-config.ts'
 export * as nn from './nn/index.ts'
-export { AdamW, type AdamWOptions, type StepOptions } from './optim/adam-w.ts'
-export { type Decay, schedule, type ScheduleOptions } from './optim/schedule.ts'
 export {
   BYTE_VOCABULARY,
   decodeBytes,
