@@ -14,8 +14,15 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const require = createRequire(import.meta.url)
 
+let output = 1
+
+/** For callers whose own standard output is read by a program. */
+export function buildToStderr() {
+  output = 2
+}
+
 function run(command, args, env = process.env) {
-  const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit', env })
+  const { status, error } = spawnSync(command, args, { cwd: root, stdio: ['inherit', output, 2], env })
   if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed${error ? `: ${error.message}` : ''}`)
 }
 

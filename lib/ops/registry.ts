@@ -3,6 +3,7 @@
 import type { Device } from '../runtime/device.ts'
 import { ValueError } from '../runtime/errors.ts'
 import type { Kernel } from '../runtime/kernel.ts'
+import { profilePath, provideFlops } from '../runtime/profile.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { OpDefinition } from './spec.ts'
 
@@ -46,7 +47,7 @@ export interface OpRecord {
 const ops = new Map<string, OpRecord>()
 
 /** @internal Whether calls count their flops. */
-export const profiling = { on: false }
+export const profiling = { on: profilePath() !== undefined }
 
 /** @internal */
 export function registerOp(op: OpRecord): void {
@@ -64,6 +65,8 @@ export function registeredOps(): ReadonlyMap<string, OpRecord> {
 export function opStats(): Map<string, Readonly<OpStats>> {
   return new Map([...ops].map(([name, { stats }]) => [name, { ...stats }]))
 }
+
+provideFlops(() => new Map([...ops].map(([name, { stats }]) => [name, stats.flops])))
 
 export function resetOpStats(): void {
   for (const { stats } of ops.values()) {

@@ -16,6 +16,7 @@ import type {
   NativeTraceEvent,
 } from './native.ts'
 import { checkInteger, checkOptions, nearestName } from './options.ts'
+import { endProfile, profileDevice } from './profile.ts'
 import { Queue } from './queue.ts'
 import type { Storage } from './storage.ts'
 
@@ -188,6 +189,7 @@ export class Device {
     }
     this.queue = this.createQueue()
     this.activeQueue = this.queue
+    profileDevice(this)
   }
 
   /** A queue of its own order. Only strictly higher priorities overtake running work. */
@@ -271,6 +273,7 @@ export class Device {
   /** Discards queued work, frees every buffer and rejects what is awaited. Idempotent. */
   close(): void {
     if (this.closed) return
+    endProfile(this)
     this.closed = true
     if (defaultDevice === this) defaultDevice = null
     this.#native.close()

@@ -1,0 +1,101 @@
+#!/usr/bin/env node
+// `npm run bench -- <name> [--json] [its own options]`: builds, compiles bench/<name>.bench.ts into
+// build/bench and calls its run(argv). What it returns goes into bench/results with the commit and
+// the machine; its `rows` are printed as a table, or all of it as one JSON object with --json.
+
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { cpus } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { buildAll, buildToStderr } from '../scripts/build.mjs'
+
+const folder = dirname(fileURLToPath(import.meta.url))
+const root = dirname(folder)
+const out = join(root, 'build', 'bench')
+
+function names() {
+  return readdirSync(folder)
+    .filter((file) => file.endsWith('.bench.ts'))
+    .map((file) => file.slice(0, -'.bench.ts'.length))
+}
+
+function compile(name) {
+  createRequire(import.meta.url)('esbuild').buildSync({
+    absWorkingDir: root,
+    entryPoints: [`bench/${name}.bench.ts`],
+    outdir: out,
+    bundle: true,
+    format: 'esm',
+    platform: 'node',
+    target: 'node20.19',
+    packages: 'external',
+    sourcemap: 'inline',
+    logLevel: 'warning',
+  })
+  return join(out, `${name}.bench.js`)
+}
+
+function git(...args) {
+  try {
+    return execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
+  } catch {
+    return ''
+  }
+}
+
+function shown(value) {
+  if (typeof value !== 'number' || Number.isInteger(value)) return String(value ?? '')
+  return Math.abs(value) >= 1000 ? value.toFixed(0) : value.toPrecision(4)
+}
+
+function printTable(rows) {
+  const columns = [...new Set(rows.flatMap(Object.keys))]
+  const cells = [columns, ...rows.map((row) => columns.map((column) => shown(row[column])))]
+  const widths = columns.map((_, i) => Math.max(...cells.map((row) => row[i].length)))
+  for (const row of cells) {
+    console.log(
+      row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  '),
+    )
+  }
+}
+
+const argv = process.argv.slice(2)
+const json = argv.includes('--json')
+const name = argv.find((arg) => !arg.startsWith('-'))
+if (name === undefined || !existsSync(join(folder, `${name}.bench.ts`))) {
+  console.error(`usage: npm run bench -- <name> [--json]; names: ${names().join(', ')}`)
+  process.exit(2)
+}
+
+buildToStderr()
+buildAll()
+const { run } = await import(pathToFileURL(compile(name)).href)
+const result = await run(argv.filter((arg) => arg !== '--json' && arg !== name))
+const { Device } = await import('fuselm')
+const device = Device.default()
+const date = new Date().toISOString()
+const record = {
+  bench: name,
+  date,
+  commit: git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain') ? '+' : ''),
+  cpu: cpus()[0]?.model,
+  isa: device.isa,
+  threads: device.threads,
+  node: process.version,
+  ...result,
+}
+device.close()
+mkdirSync(join(folder, 'results'), { recursive: true })
+const file = join(folder, 'results', `${name}-${date.replaceAll(':', '')}.json`)
+writeFileSync(file, `${JSON.stringify(record, null, 2)}\n`)
+if (json) {
+  console.log(JSON.stringify(record))
+} else {
+  const { rows = [], ...rest } = record
+  for (const [key, value] of Object.entries(rest)) {
+    if (typeof value !== 'object') console.log(`${key}: ${shown(value)}`)
+  }
+  if (rows.length > 0) printTable(rows)
+}
