@@ -4,7 +4,7 @@
 
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
-import { dirname } from 'node:path'
+import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { buildAll } from './build.mjs'
 
@@ -28,6 +28,6 @@ try {
   console.error(`build: ${error.message}`)
   process.exit(1)
 }
-const vitest = createRequire(import.meta.url).resolve('vitest/vitest.mjs')
+const vitest = join(dirname(createRequire(import.meta.url).resolve('vitest/package.json')), 'vitest.mjs')
 const { status } = spawnSync(process.execPath, [vitest, 'run', ...args], { cwd: root, stdio: 'inherit', env })
 process.exitCode = status ?? 1
