@@ -39,8 +39,8 @@ int64_t Integer(const Napi::CallbackInfo& info, size_t i, int64_t min, int64_t m
   const double d = value.IsNumber() ? value.As<Number>().DoubleValue() : -1e300;
   if (!(d >= static_cast<double>(min) && d <= static_cast<double>(max)) ||
       d != static_cast<double>(static_cast<int64_t>(d))) {
-    throw Error(ErrorCode::kConfig, "addon: argument " + std::to_string(i) +
-                                        " must be an integer in its range");
+    throw Error(ErrorCode::kConfig,
+                "addon: argument " + std::to_string(i) + " must be an integer in its range");
   }
   return static_cast<int64_t>(d);
 }
@@ -80,24 +80,17 @@ Object FromCompletion(Napi::Env env, const Completion& c) {
 
 Napi::Function EnvironmentObject::Define(Napi::Env env) {
   using E = EnvironmentObject;
-  return DefineClass(env, "Environment",
-                     {InstanceAccessor<&E::Level>("level"),
-                      InstanceAccessor<&E::Threads>("threads"),
-                      InstanceMethod<&E::CreateQueue>("createQueue"),
-                      InstanceMethod<&E::Submit>("submit"),
-                      InstanceMethod<&E::RegisterHost>("registerHost"),
-                      InstanceMethod<&E::Cancel>("cancel"),
-                      InstanceMethod<&E::PendingCommands>("pendingCommands"),
-                      InstanceMethod<&E::PendingBytes>("pendingBytes"),
-                      InstanceMethod<&E::Memory>("memory"),
-                      InstanceMethod<&E::Kernels>("kernels"),
-                      InstanceMethod<&E::TakeFailure>("takeFailure"),
-                      InstanceMethod<&E::SetTracing>("setTracing"),
-                      InstanceMethod<&E::TakeTrace>("takeTrace"),
-                      InstanceMethod<&E::FailAllocation>("failAllocation"),
-                      InstanceMethod<&E::Ref>("ref"),
-                      InstanceMethod<&E::Unref>("unref"),
-                      InstanceMethod<&E::Close>("close")});
+  return DefineClass(
+      env, "Environment",
+      {InstanceAccessor<&E::Level>("level"), InstanceAccessor<&E::Threads>("threads"),
+       InstanceMethod<&E::CreateQueue>("createQueue"), InstanceMethod<&E::Submit>("submit"),
+       InstanceMethod<&E::RegisterHost>("registerHost"), InstanceMethod<&E::Cancel>("cancel"),
+       InstanceMethod<&E::PendingCommands>("pendingCommands"),
+       InstanceMethod<&E::PendingBytes>("pendingBytes"), InstanceMethod<&E::Memory>("memory"),
+       InstanceMethod<&E::Kernels>("kernels"), InstanceMethod<&E::TakeFailure>("takeFailure"),
+       InstanceMethod<&E::SetTracing>("setTracing"), InstanceMethod<&E::TakeTrace>("takeTrace"),
+       InstanceMethod<&E::FailAllocation>("failAllocation"), InstanceMethod<&E::Ref>("ref"),
+       InstanceMethod<&E::Unref>("unref"), InstanceMethod<&E::Close>("close")});
 }
 
 EnvironmentObject::EnvironmentObject(const Napi::CallbackInfo& info)
@@ -116,9 +109,7 @@ EnvironmentObject::EnvironmentObject(const Napi::CallbackInfo& info)
 
 EnvironmentObject::~EnvironmentObject() { CloseNow(); }
 
-void EnvironmentObject::AtCleanup(void* self) {
-  static_cast<EnvironmentObject*>(self)->CloseNow();
-}
+void EnvironmentObject::AtCleanup(void* self) { static_cast<EnvironmentObject*>(self)->CloseNow(); }
 
 void EnvironmentObject::CloseNow() {
   if (session_ == nullptr) return;
@@ -172,8 +163,8 @@ Napi::Value EnvironmentObject::Submit(const Napi::CallbackInfo& info) {
       throw Error(ErrorCode::kFormat, "addon: words must be a Uint32Array");
     }
     const auto words = value.As<Napi::Uint32Array>();
-    const auto count = static_cast<size_t>(
-        Integer(info, 2, 0, static_cast<int64_t>(words.ElementLength())));
+    const auto count =
+        static_cast<size_t>(Integer(info, 2, 0, static_cast<int64_t>(words.ElementLength())));
     Environment& environment = Open().environment();
     environment.Submit(Word(info, 0), {words.Data(), count});
     return FromInt(info.Env(), environment.pending_bytes());
@@ -288,8 +279,7 @@ Napi::Value EnvironmentObject::TakeTrace(const Napi::CallbackInfo& info) {
 }
 
 void EnvironmentObject::FailAllocation(const Napi::CallbackInfo& info) {
-  Guard(info.Env(),
-        [&] { Open().device().FailAllocation(Integer(info, 0, 0, int64_t{1} << 40)); });
+  Guard(info.Env(), [&] { Open().device().FailAllocation(Integer(info, 0, 0, int64_t{1} << 40)); });
 }
 
 void EnvironmentObject::Ref(const Napi::CallbackInfo& info) {

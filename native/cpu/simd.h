@@ -52,10 +52,11 @@ inline __m256i NarrowBf16(__m512 f) {
 #if FUSELM_IS_AVX512
   const __m512i u = _mm512_castps_si512(f);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  __m512i r = _mm512_srli_epi32(
-      _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  __m512i r =
+      _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
   const __mmask16 nan = _mm512_cmp_ps_mask(f, f, _CMP_UNORD_Q);
-  r = _mm512_mask_mov_epi32(r, nan, _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40)));
+  r = _mm512_mask_mov_epi32(r, nan,
+                            _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40)));
   return _mm512_cvtepi32_epi16(r);
 #else
   return (__m256i)_mm512_cvtneps_pbh(f);  // same rounding; denormals become zero
@@ -85,7 +86,8 @@ inline float Sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 inline float MaxOf(Vec a) { return _mm512_reduce_max_ps(a.v); }
 // cond > 0 ? a : b, lane by lane
 inline Vec SelectPositive(Vec cond, Vec a, Vec b) {
-  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(cond.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
+  return {
+      _mm512_mask_blend_ps(_mm512_cmp_ps_mask(cond.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
 }
 
 #elif FUSELM_IS_AVX2
@@ -127,8 +129,8 @@ inline __m128i NarrowBf16(__m256 f) {
   const __m256i u = _mm256_castps_si256(f);
   const __m256i high = _mm256_srli_epi32(u, 16);
   const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_srli_epi32(
-      _mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  const __m256i rounded =
+      _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
   const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(f, f, _CMP_UNORD_Q));
   const __m256i r =
       _mm256_blendv_epi8(rounded, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
@@ -156,7 +158,8 @@ inline Vec Round(Vec a) {
   return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 inline Vec Ldexp(Vec a, Vec n) {
-  const __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23);
+  const __m256i e =
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23);
   return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(e))};
 }
 inline float Sum(Vec a) {
@@ -237,7 +240,8 @@ inline Vec Round(Vec a) {
 }
 inline Vec Ldexp(Vec a, Vec n) {
   return MapLanes([&](int i) {
-    return a.v[i] * std::bit_cast<float>(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
+    return a.v[i] *
+           std::bit_cast<float>(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
   });
 }
 inline float Sum(Vec a) {

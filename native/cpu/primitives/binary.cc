@@ -1,5 +1,6 @@
 // levels: generic
-// Element functions of two arguments of one shape (broadcasting is a view with stride 0, made above).
+// Element functions of two arguments of one shape (broadcasting is a view with stride 0, made
+// above).
 #include "native/cpu/primitives/elementwise.h"
 
 namespace fuselm {
@@ -16,8 +17,8 @@ void RunBinary(Invocation& inv) {
                       const T* r = b.as<T>() + at[2];
                       using C = ComputeT<T>;
                       for (int64_t i = 0; i < n; ++i)
-                        out[i * step[0]] = Out(Op::Of(static_cast<C>(l[i * step[1]]),
-                                                      static_cast<C>(r[i * step[2]])));
+                        out[i * step[0]] = Out(
+                            Op::Of(static_cast<C>(l[i * step[1]]), static_cast<C>(r[i * step[2]])));
                     });
 }
 
@@ -35,15 +36,15 @@ void Binary(Invocation& inv) {
   });
 }
 
-#define FUSELM_BINARY(Name, name, compares, expression)                     \
-  struct Name {                                                             \
-    static constexpr const char* kName = #name;                             \
-    static constexpr bool kCompares = compares;                             \
-    template <class C>                                                      \
-    static auto Of(C a, C b) {                                              \
-      return expression;                                                    \
-    }                                                                       \
-  };                                                                        \
+#define FUSELM_BINARY(Name, name, compares, expression) \
+  struct Name {                                         \
+    static constexpr const char* kName = #name;         \
+    static constexpr bool kCompares = compares;         \
+    template <class C>                                  \
+    static auto Of(C a, C b) {                          \
+      return expression;                                \
+    }                                                   \
+  };                                                    \
   FUSELM_KERNEL(#name "(a, b) -> (y)", kFloat64 | Mask(DType::kI32), Binary<Name>)
 
 // Integers wrap, as in every other system: through unsigned, where C++ defines it.

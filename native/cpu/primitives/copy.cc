@@ -29,10 +29,12 @@ To Convert(From value) {
   if constexpr (std::is_integral_v<To> && !std::is_integral_v<From>) {
     const double d = static_cast<double>(static_cast<ComputeT<From>>(value));
     if (std::isnan(d)) return 0;
-    return static_cast<To>(std::clamp(std::trunc(d), static_cast<double>(std::numeric_limits<To>::min()),
+    return static_cast<To>(std::clamp(std::trunc(d),
+                                      static_cast<double>(std::numeric_limits<To>::min()),
                                       static_cast<double>(std::numeric_limits<To>::max())));
   } else if constexpr (std::is_same_v<To, bf16>) {
-    return bf16(static_cast<std::conditional_t<std::is_same_v<From, double>, double, float>>(value));
+    return bf16(
+        static_cast<std::conditional_t<std::is_same_v<From, double>, double, float>>(value));
   } else {
     return static_cast<To>(static_cast<ComputeT<From>>(value));
   }
@@ -51,7 +53,8 @@ void Copy(Invocation& inv, const View& y, const View& x) {
                         }
                         for (int64_t i = 0; i < n; ++i) out[i * step[0]] = in[i * step[1]];
                       } else {
-                        for (int64_t i = 0; i < n; ++i) out[i * step[0]] = Convert<To>(in[i * step[1]]);
+                        for (int64_t i = 0; i < n; ++i)
+                          out[i * step[0]] = Convert<To>(in[i * step[1]]);
                       }
                     });
 }
@@ -79,7 +82,8 @@ FUSELM_KERNEL("copy_into(target!, source)", kAnyDType, CopyInto);
 void Concat(Invocation& inv) {
   const View& y = inv[0];
   const int64_t axis = inv.i64(0);
-  Require(axis >= 0 && axis < y.rank, ErrorCode::kShape, "concat: axis outside the rank of the output");
+  Require(axis >= 0 && axis < y.rank, ErrorCode::kShape,
+          "concat: axis outside the rank of the output");
   int64_t at = 0;
   for (size_t p = 1; p < inv.size(); ++p) {
     View window = y;

@@ -17,8 +17,8 @@ inline void RequireSameShape(const char* op, const View& a, const View& b) {
   bool same = a.rank == b.rank;
   for (int i = 0; same && i < a.rank; ++i) same = a.shape[i] == b.shape[i];
   if (!same)
-    throw Error(ErrorCode::kShape,
-                std::string(op) + ": expected one shape, received " + a.ToString() + " and " + b.ToString());
+    throw Error(ErrorCode::kShape, std::string(op) + ": expected one shape, received " +
+                                       a.ToString() + " and " + b.ToString());
 }
 
 inline void RequireDType(const char* op, const View& v, DType d) {

@@ -20,8 +20,9 @@ void CheckRows(const char* op, const View& table, const View& ids, const View& r
   for (int i = 0; fits && i < rows.rank; ++i)
     fits = rows.shape[i] == (i < ids.rank ? ids.shape[i] : table.shape[i - ids.rank + 1]);
   if (!fits || !table.contiguous() || !rows.contiguous())
-    throw Error(ErrorCode::kShape, std::string(op) + ": expected contiguous rows of " + table.ToString() +
-                                       " by " + ids.ToString() + ", received " + rows.ToString());
+    throw Error(ErrorCode::kShape, std::string(op) + ": expected contiguous rows of " +
+                                       table.ToString() + " by " + ids.ToString() + ", received " +
+                                       rows.ToString());
 }
 
 int64_t Id(const View& ids, int64_t index) {
@@ -38,8 +39,9 @@ void CheckIds(const char* op, const View& ids, int64_t limit) {
   for (int64_t i = 0; i < n; ++i) {
     const int64_t id = Id(ids, i);
     if (id < 0 || id >= limit)
-      throw Error(ErrorCode::kValue, std::string(op) + ": ids[" + std::to_string(i) + "] is " + std::to_string(id) +
-                                         ", expected 0 to " + std::to_string(limit - 1));
+      throw Error(ErrorCode::kValue, std::string(op) + ": ids[" + std::to_string(i) + "] is " +
+                                         std::to_string(id) + ", expected 0 to " +
+                                         std::to_string(limit - 1));
   }
 }
 
@@ -89,7 +91,8 @@ void ScatterAdd(Invocation& inv) {
       for (int64_t i = 0; i < n; ++i) {
         T* out = y.as<T>() + Id(ids, i) * width;
         const T* row = rows.as<T>() + i * width;
-        for (int64_t c = c0; c < c1; ++c) out[c] = T(static_cast<C>(out[c]) + static_cast<C>(row[c]));
+        for (int64_t c = c0; c < c1; ++c)
+          out[c] = T(static_cast<C>(out[c]) + static_cast<C>(row[c]));
       }
     });
   });

@@ -20,7 +20,8 @@ void RunMatmul(Invocation& inv, const View& a, const View& b, const View& y) {
   for (int i = 0; i < y.rank - 2; ++i) batches *= y.shape[i];
   const int64_t width = std::min<int64_t>(cols, 256);
   const int64_t col_tiles = (cols + width - 1) / width;
-  const int64_t height = std::clamp<int64_t>(kTileWork / (width * std::max<int64_t>(depth, 1)), 1, rows);
+  const int64_t height =
+      std::clamp<int64_t>(kTileWork / (width * std::max<int64_t>(depth, 1)), 1, rows);
   const int64_t row_tiles = (rows + height - 1) / height;
   inv.ParallelFor(batches * row_tiles * col_tiles, [&](int64_t tile, int) {
     const int64_t n0 = tile % col_tiles * width, n1 = std::min(n0 + width, cols);
@@ -51,8 +52,10 @@ void RunMatmul(Invocation& inv, const View& a, const View& b, const View& y) {
 
 void Matmul(Invocation& inv) {
   const View &a = inv[0], &b = inv[1], &y = inv[2];
-  bool fits = a.rank >= 2 && a.rank == b.rank && a.rank == y.rank && b.dtype == a.dtype && y.dtype == a.dtype;
-  for (int i = 0; fits && i < a.rank - 2; ++i) fits = a.shape[i] == y.shape[i] && b.shape[i] == y.shape[i];
+  bool fits = a.rank >= 2 && a.rank == b.rank && a.rank == y.rank && b.dtype == a.dtype &&
+              y.dtype == a.dtype;
+  for (int i = 0; fits && i < a.rank - 2; ++i)
+    fits = a.shape[i] == y.shape[i] && b.shape[i] == y.shape[i];
   fits = fits && a.dim(-1) == b.dim(-2) && a.dim(-2) == y.dim(-2) && b.dim(-1) == y.dim(-1);
   if (!fits)
     throw Error(ErrorCode::kShape, "matmul: " + a.ToString() + " times " + b.ToString() +

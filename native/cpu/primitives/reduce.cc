@@ -1,7 +1,7 @@
 // levels: generic
-// Reductions: y has x's rank, and the axes that are 1 in y alone are reduced (the attribute `axes`, a
-// bit mask, is for shape inference). One output element is
-// reduced by one tile, in fixed blocks summed pairwise, so the result is the same on any threads.
+// Reductions: y has x's rank, and the axes that are 1 in y alone are reduced (the attribute `axes`,
+// a bit mask, is for shape inference). One output element is reduced by one tile, in fixed blocks
+// summed pairwise, so the result is the same on any threads.
 #include <limits>
 
 #include "native/cpu/primitives/elementwise.h"
@@ -25,7 +25,8 @@ Split SplitAxes(const char* op, const View& x, const View& y) {
   bool fits = x.rank == y.rank;
   for (int i = 0; fits && i < x.rank; ++i) {
     if (x.shape[i] == y.shape[i]) {
-      s.kept_shape[s.kept] = x.shape[i], s.kept_x[s.kept] = x.stride[i], s.kept_y[s.kept++] = y.stride[i];
+      s.kept_shape[s.kept] = x.shape[i], s.kept_x[s.kept] = x.stride[i],
+      s.kept_y[s.kept++] = y.stride[i];
       s.outputs *= x.shape[i];
     } else {
       fits = y.shape[i] == 1;
@@ -34,7 +35,8 @@ Split SplitAxes(const char* op, const View& x, const View& y) {
     }
   }
   if (!fits)
-    throw Error(ErrorCode::kShape, std::string(op) + ": " + y.ToString() + " is no reduction of " + x.ToString());
+    throw Error(ErrorCode::kShape,
+                std::string(op) + ": " + y.ToString() + " is no reduction of " + x.ToString());
   return s;
 }
 
@@ -50,9 +52,13 @@ int64_t Offset(int64_t index, int rank, const int64_t* shape, const int64_t* str
 struct SumOp {
   static constexpr const char* kName = "sum";
   template <class C>
-  static C Start() { return C(0); }
+  static C Start() {
+    return C(0);
+  }
   template <class C>
-  static C Join(C a, C b) { return a + b; }
+  static C Join(C a, C b) {
+    return a + b;
+  }
 };
 struct MaxOp {
   static constexpr const char* kName = "max";
@@ -62,7 +68,9 @@ struct MaxOp {
                                                 : std::numeric_limits<C>::lowest();
   }
   template <class C>
-  static C Join(C a, C b) { return (a != a || a > b) ? a : b; }
+  static C Join(C a, C b) {
+    return (a != a || a > b) ? a : b;
+  }
 };
 
 // Elements [begin, end) of the reduced axes, halved down to blocks: error grows with log n, not n.
@@ -90,7 +98,8 @@ void Reduce(Invocation& inv) {
     inv.ParallelFor((s.outputs + per_tile - 1) / per_tile, [&](int64_t tile, int) {
       for (int64_t o = tile * per_tile; o < std::min((tile + 1) * per_tile, s.outputs); ++o) {
         const T* from = x.as<T>() + Offset(o, s.kept, s.kept_shape, s.kept_x);
-        y.as<T>()[Offset(o, s.kept, s.kept_shape, s.kept_y)] = T(ReduceRange<T, Op>(from, s, 0, s.inputs));
+        y.as<T>()[Offset(o, s.kept, s.kept_shape, s.kept_y)] =
+            T(ReduceRange<T, Op>(from, s, 0, s.inputs));
       }
     });
   });
@@ -104,7 +113,8 @@ void Argmax(Invocation& inv) {
   bool fits = x.rank >= 1 && y.rank == x.rank - 1;
   for (int i = 0; fits && i < y.rank; ++i) fits = x.shape[i] == y.shape[i];
   if (!fits)
-    throw Error(ErrorCode::kShape, "argmax: " + y.ToString() + " is not " + x.ToString() + " without its last axis");
+    throw Error(ErrorCode::kShape,
+                "argmax: " + y.ToString() + " is not " + x.ToString() + " without its last axis");
   RequireDType("argmax", y, DType::kI32);
   Require(x.dim(-1) > 0, ErrorCode::kShape, "argmax: the last axis is empty");
   DispatchFloatOrI32(x.dtype, [&]<class T>() {

@@ -30,15 +30,15 @@ void Unary(Invocation& inv) {
   DispatchFloat64(x.dtype, [&]<class T>() { RunUnary<T, Op>(inv, x, y); });
 }
 
-#define FUSELM_UNARY(Name, name, integers, expression)           \
-  struct Name {                                                  \
-    static constexpr const char* kName = #name;                  \
-    static constexpr bool kIntegers = integers;                  \
-    template <class C>                                           \
-    static C Of(C x) {                                           \
-      return expression;                                         \
-    }                                                            \
-  };                                                             \
+#define FUSELM_UNARY(Name, name, integers, expression) \
+  struct Name {                                        \
+    static constexpr const char* kName = #name;        \
+    static constexpr bool kIntegers = integers;        \
+    template <class C>                                 \
+    static C Of(C x) {                                 \
+      return expression;                               \
+    }                                                  \
+  };                                                   \
   FUSELM_KERNEL(#name "(x) -> (y)", kFloat64 | (integers ? Mask(DType::kI32) : 0), Unary<Name>)
 
 FUSELM_UNARY(Neg, neg, true, -x);

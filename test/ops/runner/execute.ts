@@ -1,5 +1,8 @@
 // Calls an op on a device, by its kernel or by its reference, and reads everything back in float64.
 
+import type { CaseCall } from '../cases.ts'
+import { random } from '../random.ts'
+import { roundTo } from './compare.ts'
 import {
   type AnyOp,
   backwardAll,
@@ -11,9 +14,6 @@ import {
   type Ten,
   withReferenceOn,
 } from './library.ts'
-import type { CaseCall } from '../cases.ts'
-import { random } from '../random.ts'
-import { roundTo } from './compare.ts'
 import type { Prepared, PreparedInput } from './prepare.ts'
 
 export type Executed = {

@@ -6,7 +6,6 @@ import {
   checkGoldenKernels,
   checkGoldenReference,
   type LevelDevices,
-  type Subject,
 } from './checks.ts'
 import { disagreements, ExecutionTally } from './coverage.ts'
 import { checkFiniteDifferences } from './finite-differences.ts'
@@ -18,7 +17,6 @@ import {
   machineLevels,
   openDevice,
 } from './library.ts'
-import type { MatrixDType } from './prepare.ts'
 import { allOps, allSubjects } from './subjects.ts'
 
 export type MatrixTest = { readonly name: string; run(): Promise<string[]> }

@@ -3,11 +3,10 @@
 import { readdirSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-
+import { registeredOps } from '../../../lib/ops/registry.ts'
 import type { CaseTable, OpCases } from '../cases.ts'
 import type { Subject } from './checks.ts'
 import { readGoldens } from './golden.ts'
-import { registeredOps } from '../../../lib/ops/registry.ts'
 import type { AnyOp } from './library.ts'
 
 const here = dirname(fileURLToPath(import.meta.url))
