@@ -238,7 +238,7 @@ void Bench() {
       if (!MachineHas(level)) continue;
       const auto run = [&](const char* signature, std::vector<View> args,
                            std::vector<double> attributes) {
-        Call(*FindKernel(signature, level, dtype), std::move(args), std::move(attributes), two);
+        Call(*FindKernel(signature, level, dtype), std::move(args), std::move(attributes), CpuTime() ? one : two);
       };
       line("rms_norm", level, dtype, 2 * narrow_bytes, [&](int s) {
         run(kRmsNorm, {flat(narrow[s].a), w.view, flat(narrow[s].c), rstd.view}, {1e-6});

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -213,16 +213,27 @@ inline void Call(const KernelInfo& kernel, std::vector<View> args, std::vector<d
   runner.EndCommand();
 }
 
+// FUSELM_BENCH_CPU=1 times processor seconds of one thread instead of wall seconds of two: steadier
+// on a machine that others load.
+inline bool CpuTime() {
+  static const bool on = std::getenv("FUSELM_BENCH_CPU") != nullptr;
+  return on;
+}
+inline double Now() {
+  timespec t;
+  clock_gettime(CpuTime() ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
 // Median seconds of one call, over about `budget` seconds after warming up.
 template <class F>
 double MedianSeconds(F&& f, double budget = 0.4) {
-  using Clock = std::chrono::steady_clock;
   for (int i = 0; i < 2; ++i) f();
   std::vector<double> times;
   for (double total = 0; times.size() < 3 || (total < budget && times.size() < 400);) {
-    const auto start = Clock::now();
+    const double start = Now();
     f();
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    times.push_back(Now() - start);
     total += times.back();
   }
   std::nth_element(times.begin(), times.begin() + times.size() / 2, times.end());

@@ -27,6 +27,18 @@ export default [
     ],
     errors: [
       {
+        name: 'an id past the table',
+        inputs: { ids: { shape: [4], fill: { values: [0, 1, 3, 1] } }, table: [3, 2] },
+        code: 'ERR_VALUE',
+        message: /ids\[2\] is 3, expected 0 <= ids < 3/,
+      },
+      {
+        name: 'a negative id',
+        inputs: { ids: { shape: [2], fill: { values: [0, -1] } }, table: [3, 2] },
+        code: 'ERR_VALUE',
+        message: /ids\[1\] is -1/,
+      },
+      {
         name: 'table of rank 3',
         inputs: { ids: ids([2], 3), table: [3, 2, 2] },
         code: 'ERR_SHAPE',
