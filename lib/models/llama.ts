@@ -1,6 +1,7 @@
 // The LLaMA family: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 // Shapes: B batch, T steps, D hidden, H heads, G key-value heads, K head size, V vocabulary.
 
+import { applyDropout, type DropoutOptions } from '../nn/dropout.ts'
 import { Initializer, type ParameterDType } from '../nn/init.ts'
 import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
@@ -20,6 +21,8 @@ export interface SequenceOptions {
   readonly positions?: Tensor | null
   /** i32 [B, T]: first key each token may attend to (documents, left padding); 0 when left out. */
   readonly first?: Tensor | null
+  /** Training: dropout of what each attention and MLP adds to the stream. None when left out. */
+  readonly dropout?: DropoutOptions | null
 }
 
 class LlamaAttention extends Module {
@@ -84,8 +87,10 @@ class LlamaLayer extends Module {
   }
 
   override forward(x: Tensor, sequence: SequenceOptions): Tensor {
-    const h = residualAdd(x, this.selfAttn.forward(this.inputLayernorm.forward(x), sequence))
-    return residualAdd(h, this.mlp.forward(this.postAttentionLayernorm.forward(h)))
+    const mixed = this.selfAttn.forward(this.inputLayernorm.forward(x), sequence)
+    const h = residualAdd(x, applyDropout(mixed, sequence.dropout))
+    const added = this.mlp.forward(this.postAttentionLayernorm.forward(h))
+    return residualAdd(h, applyDropout(added, sequence.dropout))
   }
 }
 

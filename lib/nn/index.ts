@@ -1,3 +1,4 @@
+export { DropoutKeys, type DropoutOptions } from './dropout.ts'
 export { Initializer, type InitOptions, type ParameterDType } from './init.ts'
 export { Embedding, Linear, RmsNorm } from './layers.ts'
 export { Module, parameter } from './module.ts'
