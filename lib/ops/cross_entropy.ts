@@ -68,6 +68,11 @@ export function lossOfLogits(logits: Tensor, options: ReferenceLoss): Tensor {
   return mul(sum(where(ignored, zero, losses)), factor)
 }
 
+/** Gradient of `scale`: the sum of losses that it multiplied. */
+export function scaleGradient(dloss: Tensor, loss: Tensor, scale: Tensor): Tensor {
+  return mul(dloss, div(loss, scale))
+}
+
 export const crossEntropyBackwardOp = defineOp({
   name: 'cross_entropy.backward',
   inputs: [
@@ -110,11 +115,11 @@ export const crossEntropyOp = defineOp({
     null,
     null,
   ],
-  saves: ['logits', 'labels', 'lse', 'factor'],
-  vjp: ({ inputs: [logits, labels], outputs: [, lse, factor], attributes, grads: [dloss] }) => [
+  saves: ['logits', 'labels', 'loss', 'lse', 'factor'],
+  vjp: ({ inputs: [logits, labels], outputs: [loss, lse, factor], attributes, grads: [dloss], needs }) => [
     ...crossEntropyBackwardOp([dloss, logits, labels, lse, factor], attributes),
     null,
-    null,
+    needs(2) ? scaleGradient(dloss, loss, factor) : null,
   ],
 })
 

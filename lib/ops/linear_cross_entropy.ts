@@ -2,7 +2,13 @@ import type { Tensor } from '../tensor/tensor.ts'
 import { add } from './binary.ts'
 import { cast } from './copy.ts'
 import { fill } from './create.ts'
-import { checkLabels, checkLossOptions, type LossOptions, lossOfLogits } from './cross_entropy.ts'
+import {
+  checkLabels,
+  checkLossOptions,
+  type LossOptions,
+  lossOfLogits,
+  scaleGradient,
+} from './cross_entropy.ts'
 import { defineOp, shapeError, spec, type TensorMeta } from './define.ts'
 import type { LinearOperand } from './linear.ts'
 import { matmul } from './matmul.ts'
@@ -63,11 +69,12 @@ export const linearCrossEntropyOp = defineOp({
     const logits = rows.reshape([...labels.shape, weight.shape[0] ?? 0])
     return [lossOfLogits(logits, { labels, scale, ignoreIndex, shift, labelSmoothing: 0 }), null, null]
   },
-  saves: ['h', 'weight', 'bias', 'labels', 'lse', 'factor'],
+  saves: ['h', 'weight', 'bias', 'labels', 'loss', 'lse', 'factor'],
   vjp: (context) => {
     const { needs, gradTarget } = context
     const [h, weight, bias, labels] = context.inputs
-    const [, lse, factor] = context.outputs
+    const [loss, lse, factor] = context.outputs
+    const [dloss] = context.grads
     const [ignoreIndex, shift] = context.attributes
     const dweight = needs(1) ? gradTarget(1) : null
     const dbias = bias !== null && needs(2) ? gradTarget(2) : null
@@ -76,20 +83,16 @@ export const linearCrossEntropyOp = defineOp({
     // one flag serves both: a target that starts anew beside one that adds starts from zero
     for (const target of targets) if (accumulate && !target.accumulate) fill(target.tensor, 0)
     const [dh] = linearCrossEntropyBackwardOp(
-      [
-        context.grads[0],
-        h,
-        weight,
-        bias,
-        labels,
-        lse,
-        factor,
-        dweight?.tensor ?? null,
-        dbias?.tensor ?? null,
-      ],
+      [dloss, h, weight, bias, labels, lse, factor, dweight?.tensor ?? null, dbias?.tensor ?? null],
       [ignoreIndex, shift, accumulate],
     )
-    return [dh, dweight?.tensor ?? null, dbias?.tensor ?? null, null, null]
+    return [
+      dh,
+      dweight?.tensor ?? null,
+      dbias?.tensor ?? null,
+      null,
+      needs(4) ? scaleGradient(dloss, loss, factor) : null,
+    ]
   },
   flops: ([h, weight]) => logitWork(h, weight),
 })
