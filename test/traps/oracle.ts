@@ -36,7 +36,8 @@ export function ropeHalfSplit(x: ArrayLike<number>, position: number, theta: num
   const half = x.length / 2
   const y = new Array<number>(x.length)
   for (let i = 0; i < half; i++) {
-    const phase = position * theta ** ((-2 * i) / x.length)
+    // Hugging Face stores the frequencies in float32
+    const phase = position * Math.fround(theta ** ((-2 * i) / x.length))
     const a = x[i] ?? 0
     const b = x[i + half] ?? 0
     y[i] = a * Math.cos(phase) - b * Math.sin(phase)
