@@ -1,9 +1,10 @@
-// What one op costs the JavaScript thread: checks, shape inference, output tensor, record, disposal.
+// What one op costs the JavaScript thread: checks, shape inference, output tensor, record, and freeing
+// the output when its scope ends (every training step is one); outside a scope a finalizer comes on top.
 // The work itself is a few elements, and is waited for outside the timed part.
 //
 //   npm run bench -- enqueue [--json]           target: 1 us per op
 
-import { Device, ops, type Tensor, tensor } from 'fuselm'
+import { Device, ops, scope, tensor } from 'fuselm'
 import { percentile } from './percentile.ts'
 
 interface Row {
@@ -35,6 +36,13 @@ async function measure(name: string, body: () => void): Promise<Row> {
   }
 }
 
+function inScope(op: () => void): () => void {
+  return () =>
+    scope(() => {
+      for (let i = 0; i < OPS; i++) op()
+    })
+}
+
 export async function run(): Promise<unknown> {
   const device = Device.default()
   const queue = device.queue
@@ -44,24 +52,33 @@ export async function run(): Promise<unknown> {
   parameter.requiresGrad = true
   const copy = device.kernel('copy_into(target!, source)')
   if (copy === undefined) throw new Error('copy_into is not registered')
-  const views: Tensor[] = new Array(OPS)
   const other = tensor([1, 1, 1, 1], { shape: [4], dtype: 'f32' })
   const rows = [
     await measure('record only (Queue.enqueue)', () => {
       for (let i = 0; i < OPS; i++) queue.enqueue(copy, [other, w], [])
     }),
-    await measure('add, disposed', () => {
-      for (let i = 0; i < OPS; i++) ops.add(x, w).dispose()
-    }),
-    await measure('rmsNorm, disposed', () => {
+    await measure(
+      'add',
+      inScope(() => void ops.add(x, x)),
+    ),
+    await measure(
+      'add, broadcasting',
+      inScope(() => void ops.add(x, w)),
+    ),
+    await measure(
+      'rmsNorm',
+      inScope(() => void ops.rmsNorm(x, w)),
+    ),
+    await measure(
+      'rmsNorm with a gradient node',
+      inScope(() => void ops.rmsNorm(x, parameter)),
+    ),
+    await measure(
+      'transpose (a view)',
+      inScope(() => void x.transpose(0, 1)),
+    ),
+    await measure('rmsNorm outside a scope, disposed', () => {
       for (let i = 0; i < OPS; i++) ops.rmsNorm(x, w).dispose()
-    }),
-    await measure('rmsNorm with a gradient node, disposed', () => {
-      for (let i = 0; i < OPS; i++) ops.rmsNorm(x, parameter).dispose()
-    }),
-    await measure('transpose (a view), disposed', () => {
-      for (let i = 0; i < OPS; i++) views[i] = x.transpose(0, 1)
-      for (let i = 0; i < OPS; i++) views[i]?.dispose()
     }),
   ]
   for (const t of [x, w, other, parameter]) t.dispose()
