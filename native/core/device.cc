@@ -36,13 +36,18 @@ Registry& Devices() {
 void AtExit() {
   Registry& registry = Devices();
   std::lock_guard lock(registry.mutex);
-  for (Opened& opened : registry.devices) {
-    // A device that closes right now has no strong reference and stops by itself.
-    static auto* keep = new std::vector<std::shared_ptr<Device>>;
-    if (auto device = opened.device.lock()) {
-      opened.impl->executor.Stop(kExitLimit);
-      keep->push_back(std::move(device));
-    }
+  // Kept for ever: a device closed from here on stays open.
+  static auto* open = new std::vector<std::shared_ptr<Device>>;
+  for (const Opened& opened : registry.devices) {
+    // One without a strong reference is closing and stops by itself.
+    auto device = opened.device.lock();
+    if (!device) continue;
+    opened.impl->executor.Stop(std::chrono::milliseconds(0));
+    open->push_back(std::move(device));
+  }
+  for (const Opened& opened : registry.devices) {
+    if (opened.device.expired()) continue;
+    if (opened.impl->executor.Stop(kExitLimit)) opened.impl->executor.Join();
   }
 }
 

@@ -28,7 +28,7 @@ Executor::Executor(KernelTable& k, Allocator& a, ThreadPool& p, Trace& t, bool g
 
 Executor::~Executor() {
   Stop(std::chrono::hours(1));
-  thread_.join();
+  Join();
   for (auto& frame : frames_) frame->FreeScratch();
 }
 

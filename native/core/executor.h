@@ -74,6 +74,8 @@ class Executor {
   void Close(EnvironmentImpl& environment);
   // Ends the thread at the running command's next tile; false when that took longer than the limit.
   bool Stop(std::chrono::milliseconds limit);
+  // Precondition: Stop returned true.
+  void Join() { thread_.join(); }
 
   KernelTable& kernels;
   Allocator& allocator;

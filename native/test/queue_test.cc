@@ -102,6 +102,7 @@ TEST(nested_may_not_touch_what_runs_below) {
   s.Fence(high);
   TheToys().release = true;
   s.Fence();
+  CHECK_EQ(s.Floats(2, 4)[0], 1.f);  // what buffer 1 held
   CHECK_EQ(s.Floats(4, 4)[0], 9.f);
   s.Submit(s.Begin().Free(2).Free(3).Free(4).Free(5));
   s.Fence();
@@ -140,6 +141,9 @@ TEST(cancel_drains_an_owner) {
   Commands other = s.Begin();
   other.owner = 8;
   s.Submit(other.Alloc(6, 16).Kernel("toy.scale", {{1, {4}}, {6, {4}}}, {3}));
+  // A queue that still waits keeps the cancellation remembered while later records run.
+  const uint32_t waiting = s.environment->CreateQueue(-1);
+  s.Submit(s.Begin().Wait(9), waiting);
   s.environment->Cancel(7);
   s.environment->Cancel(0);
   Commands later = s.Begin();

@@ -74,7 +74,8 @@ void Spin(Invocation& inv) {
 FUSELM_KERNEL("toy.spin(x?) -> (y?) [tiles, us, tag]", kAnyDType, Spin);
 FUSELM_KERNEL_TRANSACTIONAL("toy.spin_transactional(x?) -> (y?) [tiles, us, tag]", kAnyDType, Spin);
 
-// Short tiles until the test sets `release`: a busy device without a fixed time.
+// Short tiles until the test sets `release`: a busy device without a fixed time. At the end
+// y[0] = x[0].
 void Hold(Invocation& inv) {
   Toys& toys = TheToys();
   while (!toys.release) {
@@ -84,6 +85,7 @@ void Hold(Invocation& inv) {
       while (std::chrono::steady_clock::now() < end) {}
     });
   }
+  if (inv.has(0) && inv.has(1)) inv[1].as<float>()[0] = inv[0].as<float>()[0];
 }
 FUSELM_KERNEL("toy.hold(x?, y!?)", kAnyDType, Hold);
 
