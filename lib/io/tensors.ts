@@ -24,7 +24,7 @@ export async function readBytes(tensor: Tensor): Promise<Uint8Array> {
   tensor.check('readBytes')
   const dense = tensor.isContiguous ? tensor : noGrad(() => contiguous(tensor))
   const size = itemSizes[tensor.dtype]
-  const done = tensor.device.activeQueue.read(dense.storage, dense.offset * size, dense.size * size)
+  const done = dense.storage.readQueue.read(dense.storage, dense.offset * size, dense.size * size)
   if (dense !== tensor) dense.dispose()
   return new Uint8Array(await done)
 }

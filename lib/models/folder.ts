@@ -39,8 +39,8 @@ function namedWeights(model: Module): Map<string, Tensor> {
 /** The bytes of a contiguous tensor, in its own dtype, once all work enqueued before has run. */
 async function readBytes(tensor: Tensor): Promise<Uint8Array> {
   const size = itemSizes[tensor.dtype]
-  const { activeQueue } = tensor.device
-  return new Uint8Array(await activeQueue.read(tensor.storage, tensor.offset * size, tensor.size * size))
+  const { storage } = tensor
+  return new Uint8Array(await storage.readQueue.read(storage, tensor.offset * size, tensor.size * size))
 }
 
 /**

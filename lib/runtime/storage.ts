@@ -31,6 +31,11 @@ export class Storage {
     return this.id === 0
   }
 
+  /** Where reading it waits least: the only queue that used it, else the active one. */
+  get readQueue(): Queue {
+    return this.soleQueue ?? this.device.activeQueue
+  }
+
   retain(): void {
     if (this.id === 0) throw new DisposedError('storage: used after it was freed')
     this.holders++

@@ -188,7 +188,7 @@ export class Tensor {
     this.check('toArray')
     const dense = this.isContiguous ? this : hooks.contiguous(this)
     const bytes = itemSizes[this.dtype]
-    const done = this.device.activeQueue.read(dense.storage, dense.offset * bytes, this.size * bytes)
+    const done = dense.storage.readQueue.read(dense.storage, dense.offset * bytes, this.size * bytes)
     if (dense !== this) dense.dispose()
     return decodeValues(await done, this.dtype)
   }

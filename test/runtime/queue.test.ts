@@ -132,6 +132,24 @@ describe('several queues', () => {
       for (const x of [product, ...noise]) x.storage.release()
     }))
 
+  test('a tensor is read on the queue that made it: it does not wait for others', () =>
+    withDevice({}, async (device) => {
+      const low = device.queue
+      const urgent = device.createQueue({ priority: 10 })
+      const a = full(low, [512, 512], 1)
+      const products = Array.from({ length: 40 }, () => matmul(low, a, a))
+      let done = false
+      const training = low.fence().then(() => {
+        done = true
+      })
+      const y = full(urgent, [1], 3)
+      expect(y.storage.readQueue).toBe(urgent)
+      expect(await values(y.storage.readQueue, y)).toEqual([3])
+      expect(done).toBe(false)
+      await training
+      for (const x of [a, y, ...products]) x.storage.release()
+    }))
+
   test('queue.use redirects ops, and only synchronously', () =>
     withDevice({}, async (device) => {
       const other = device.createQueue()

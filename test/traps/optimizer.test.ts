@@ -2,8 +2,8 @@
 
 import { afterAll, describe, test } from 'vitest'
 import { AdamW, Device, schedule, scope, type Tensor, tensor } from '../../lib/index.ts'
-import { roundToBf16 } from '../ops/runner/compare.ts'
 import { random } from '../ops/random.ts'
+import { roundToBf16 } from '../ops/runner/compare.ts'
 import { expectBetween, expectBitwise, expectClose } from './numeric.ts'
 import { type AdamWState, adamW, l2 } from './oracle.ts'
 
