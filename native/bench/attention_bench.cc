@@ -233,6 +233,6 @@ int main(int argc, char** argv) {
   const char* only = argc > 2 ? argv[2] : nullptr;
   if (mode == "check") CheckAll(only);
   if (mode == "bench") Bench(only);
-  std::printf("%d failed\n", Failures());
+  std::printf("%d checks, %d failed\n", Checks(), Failures());
   return Failures() ? 1 : 0;
 }

@@ -238,7 +238,8 @@ void Bench() {
       if (!MachineHas(level)) continue;
       const auto run = [&](const char* signature, std::vector<View> args,
                            std::vector<double> attributes) {
-        Call(*FindKernel(signature, level, dtype), std::move(args), std::move(attributes), CpuTime() ? one : two);
+        Call(*FindKernel(signature, level, dtype), std::move(args), std::move(attributes),
+             CpuTime() ? one : two);
       };
       line("rms_norm", level, dtype, 2 * narrow_bytes, [&](int s) {
         run(kRmsNorm, {flat(narrow[s].a), w.view, flat(narrow[s].c), rstd.view}, {1e-6});
@@ -277,6 +278,6 @@ int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "check";
   if (mode == "check") CheckAll();
   if (mode == "bench") Bench();
-  std::printf("%d failed\n", Failures());
+  std::printf("%d checks, %d failed\n", Checks(), Failures());
   return Failures() ? 1 : 0;
 }

@@ -256,7 +256,12 @@ inline int& Failures() {
   static int failures = 0;
   return failures;
 }
+inline int& Checks() {
+  static int checks = 0;
+  return checks;
+}
 inline void Expect(bool ok, const std::string& what) {
+  ++Checks();
   if (ok) return;
   ++Failures();
   std::printf("FAIL %s\n", what.c_str());

@@ -1,7 +1,7 @@
-// levels: generic avx2 avx512 avx512bf16
+// levels: generic avx2 avx512 avx512bf16 amx
 // softmax(scale Q K^T) V with one allowed key interval per query, grouped heads, and its backward.
-// Nothing of size T x S exists. The bf16 levels take bf16 only and multiply with vdpbf16ps; float32
-// runs the AVX-512 kernel there.
+// Nothing of size T x S exists. The levels avx512bf16 (vdpbf16ps) and amx (tiles) take bf16 only;
+// float32 runs the AVX-512 kernel there.
 #include "native/cpu/attention/backward.h"
 #include "native/cpu/attention/forward.h"
 

@@ -6,6 +6,10 @@
 // and dV has one writer, and over the rounds its sums have one order: bitwise equal on any number
 // of threads, without atomics and without a second recomputation. With grouped heads the query
 // chunks of all heads of a group count as one list. Sums are float32, in workspaces.
+//
+// On AMX both operands of a product have one layout each, so dV and dK are summed transposed, as
+// dV^T = dO^T P and dK^T = Q^T dS per block of keys: P and dS, paired along the queries, are B
+// operands as they come, and nothing is transposed per block but the result, once, at the end.
 #pragma once
 
 #include "native/cpu/attention/problem.h"
@@ -21,6 +25,19 @@ inline __m512i InterleaveRows(Vec a, Vec b) {
   return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b.v, a.v));
 }
 #endif
+
+#if FUSELM_IS_AMX
+inline constexpr bool kTransposedSums = true;
+#else
+inline constexpr bool kTransposedSums = false;
+#endif
+
+// kRows / 2 paired rows [kRows / 2][width] to [width][kRows / 2].
+template <class Word>
+inline void TurnPairs(const Word* pairs, int64_t width, Word* to) {
+  for (int64_t c = 0; c < width; c += kLanes)
+    TransposeBlock(pairs + c, width, to + c * (kRows / 2), kRows / 2);
+}
 
 struct RowStats {
   float lse2, delta;
@@ -59,6 +76,7 @@ inline void GradientRows(const float* s, const float* dp, const RowStats* stats,
 template <class Words>
 struct BackwardScratch {
   using Word = typename Words::Word;
+  Word *q_turned, *dout_turned;                           // AMX: per sub-block [2 ld][kRows / 2]
   Word *q, *q_pairs, *dout, *dout_pairs;                  // of the chunk of queries
   Word *k_rows, *k_turned, *k_pairs, *v_rows, *v_turned;  // of one block of keys
   Word *p_turned, *ds_turned, *ds_rows;                   // of one sub-block
@@ -71,6 +89,8 @@ struct BackwardScratch {
     constexpr bool kFloat = Words::kPack == 1;
     const int64_t ld = RowWords<Words>(D);
     Carver c(base);
+    q_turned = kTransposedSums ? c.template Take<Word>(chunk * ld) : nullptr;
+    dout_turned = kTransposedSums ? c.template Take<Word>(chunk * ld) : nullptr;
     q = c.template Take<Word>(chunk * ld);
     q_pairs = kFloat ? q : c.template Take<Word>(chunk * ld);
     dout = c.template Take<Word>(chunk * ld);
@@ -123,6 +143,12 @@ void BackwardTile(const BackwardArgs& a, const BackwardScratch<Words>& w, int64_
   PackRows<Words>(row(*a.dout, b, t0, h), a.dout->step(1), queries, padded, p.D, w.dout, ld);
   Pair<Words>(w.q, ld, padded, w.q_pairs);
   Pair<Words>(w.dout, ld, padded, w.dout_pairs);
+  if constexpr (kTransposedSums) {
+    for (int64_t i = 0; i < padded; i += kRows) {
+      TurnPairs(w.q_pairs + i * ld, width, w.q_turned + i * ld);
+      TurnPairs(w.dout_pairs + i * ld, width, w.dout_turned + i * ld);
+    }
+  }
   for (int64_t r = 0; r < padded; ++r) {
     w.stats[r] = {0, 0};
     if (w.interval[r].empty()) continue;
@@ -160,10 +186,17 @@ void BackwardTile(const BackwardArgs& a, const BackwardScratch<Words>& w, int64_
                                      w.ds_turned + r * kKeys / Words::kPack,
                                      w.ds_rows + r * kKeys / Words::kPack);
       const int64_t steps = kRows / Words::kPack;
-      Product<Words>(w.p_turned, 1, kKeys, w.dout_pairs + i * ld, width, dv, width, columns, p.D,
-                     steps, true);
-      Product<Words>(w.ds_turned, 1, kKeys, w.q_pairs + i * ld, width, dk, width, columns, p.D,
-                     steps, true);
+      if constexpr (kTransposedSums) {
+        Product<Words>(w.dout_turned + i * ld, steps, 1, w.p_turned, kKeys, dv, kKeys, width,
+                       columns, steps, true);
+        Product<Words>(w.q_turned + i * ld, steps, 1, w.ds_turned, kKeys, dk, kKeys, width, columns,
+                       steps, true);
+      } else {
+        Product<Words>(w.p_turned, 1, kKeys, w.dout_pairs + i * ld, width, dv, width, columns, p.D,
+                       steps, true);
+        Product<Words>(w.ds_turned, 1, kKeys, w.q_pairs + i * ld, width, dk, width, columns, p.D,
+                       steps, true);
+      }
       Product<Words>(w.ds_rows, kKeys / Words::kPack, 1, w.k_pairs, width, dq + i * width, width,
                      kRows, p.D, columns / Words::kPack, true);
     }
@@ -184,6 +217,26 @@ void StoreSums(Invocation& call, const float* sums, int64_t padded_rows, int64_t
       T* to = x.as<T>() + head / H * x.step(0) + r * x.step(1) + head % H * x.step(2);
       for (int64_t i = 0; i < D; i += kLanes) StoreN(to + i, Load(from + i) * Set(factor), D - i);
     }
+  });
+}
+
+// As StoreSums, from sums transposed per block of keys: [width][kKeys].
+template <class T>
+void StoreTransposedSums(Invocation& call, const float* sums, int64_t padded_rows, int64_t width,
+                         float factor, const View& x) {
+  const int64_t B = x.dim(0), rows = x.dim(1), H = x.dim(2), D = x.dim(3);
+  const int64_t blocks = padded_rows / kKeys;
+  call.ParallelFor(B * H * blocks, [&](int64_t tile, int) {
+    const int64_t head = tile / blocks, r0 = tile % blocks * kKeys;
+    const float* const block = sums + (head * padded_rows + r0) * width;
+    T* const to = x.as<T>() + head / H * x.step(0) + r0 * x.step(1) + head % H * x.step(2);
+    alignas(64) float turned[kLanes * kLanes];
+    for (int64_t d = 0; d < D; d += kLanes)
+      for (int64_t r = 0; r < std::min(kKeys, rows - r0); r += kLanes) {
+        TransposeBlock(block + d * kKeys + r, kKeys, turned, kLanes);
+        for (int64_t i = 0; i < std::min<int64_t>(kLanes, rows - r0 - r); ++i)
+          StoreN(to + (r + i) * x.step(1) + d, Load(turned + i * kLanes) * Set(factor), D - d);
+      }
   });
 }
 
@@ -236,13 +289,19 @@ void BackwardAttention(Invocation& call) {
         std::memset(a.dq + ((b * p.H + h) * a.rows_q + t0) * a.width, 0,
                     RoundUp(queries, kRows) * a.width * sizeof(float));
       if (i >= chunks_k || j >= list) return;
+      const TileRegisters registers;
       const BackwardScratch<Words> scratch(call.Scratch<std::byte>(worker, bytes), chunk, p.D);
       BackwardTile<Words, T>(a, scratch, b, h, t0, queries, s0, keys);
     });
   }
   StoreSums<T>(call, a.dq, a.rows_q, a.width, p.scale, dq);
-  StoreSums<T>(call, a.dk, a.rows_k, a.width, p.scale, dk);
-  StoreSums<T>(call, a.dv, a.rows_k, a.width, 1.0f, dv);
+  if constexpr (kTransposedSums) {
+    StoreTransposedSums<T>(call, a.dk, a.rows_k, a.width, p.scale, dk);
+    StoreTransposedSums<T>(call, a.dv, a.rows_k, a.width, 1.0f, dv);
+  } else {
+    StoreSums<T>(call, a.dk, a.rows_k, a.width, p.scale, dk);
+    StoreSums<T>(call, a.dv, a.rows_k, a.width, 1.0f, dv);
+  }
 }
 
 }  // namespace FUSELM_LEVEL_NS

@@ -216,6 +216,13 @@ inline void Micro(const typename Words::Word* a, int64_t a_row, int64_t a_k,
     for (int j = 0; j < kCols; ++j) Store(c + r * ldc + j * kLanes, acc[r][j]);
 }
 
+#if !FUSELM_IS_AMX
+// Columns come in whole blocks of this many elements.
+inline constexpr int64_t kBlock = kLanes;
+struct TileRegisters {
+  TileRegisters() {}  // user-provided: an unused local of this type is no warning
+};
+
 // C [rows][columns] (+)= A [rows][depth] B [depth][columns]; rows a multiple of kStep, columns
 // rounded up to whole vectors.
 template <class Words>
@@ -241,6 +248,11 @@ void Product(const typename Words::Word* a, int64_t a_row, int64_t a_k,
     }
   }
 }
+#endif
 
 }  // namespace FUSELM_LEVEL_NS
 }  // namespace fuselm
+
+#if FUSELM_IS_AMX
+#include "native/cpu/attention/amx_product.h"
+#endif

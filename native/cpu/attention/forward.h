@@ -163,6 +163,7 @@ void ForwardAttention(Invocation& call) {
   call.ReserveScratch(bytes);
   float* const lse_data = call.has(6) ? lse.as<float>() : nullptr;
   call.ParallelFor(p.B * p.H * chunks, [&](int64_t tile, int worker) {
+    const TileRegisters registers;
     const ForwardScratch<Words> scratch(call.Scratch<std::byte>(worker, bytes), chunk, p.D);
     // late queries see the most keys when causal: start with them
     const int64_t t0 = (chunks - 1 - tile % chunks) * chunk, head = tile / chunks;

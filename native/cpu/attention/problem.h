@@ -15,7 +15,9 @@ inline constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 inline constexpr float kMasked = -1e30f;
 
 // Work per tile in multiply-adds, for tiles of at most about 1 ms at each level.
-#if FUSELM_IS_AVX512BF16 || FUSELM_IS_AMX
+#if FUSELM_IS_AMX
+inline constexpr int64_t kTileWork = 150'000'000;
+#elif FUSELM_IS_AVX512BF16
 inline constexpr int64_t kTileWork = 48'000'000;
 #elif FUSELM_IS_AVX512 || FUSELM_IS_AVX2
 inline constexpr int64_t kTileWork = 24'000'000;
@@ -103,8 +105,8 @@ struct Span {
     return s;
   }
   bool Misses(int64_t key) const { return key > high || key + kKeys <= low; }
-  // How many keys of the block at `key` matter, in whole vectors.
-  int64_t Columns(int64_t key) const { return std::min(kKeys, RoundUp(high - key + 1, kLanes)); }
+  // How many keys of the block at `key` matter, in whole blocks.
+  int64_t Columns(int64_t key) const { return std::min(kKeys, RoundUp(high - key + 1, kBlock)); }
   bool Covers(int64_t key, int64_t columns) const {
     return full_low <= key && full_high >= key + columns - 1;
   }
