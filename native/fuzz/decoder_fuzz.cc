@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -124,22 +125,48 @@ class Script {
   void Kernel(bool group) {
     const uint32_t tensors = group ? 3 + 3 * (in_.Byte() % 4) : 2;
     Push(tensors | (group ? 0 : 1u << 16));
-    for (uint32_t t = 0; t < tensors; ++t) {
-      const uint32_t id = in_.Byte() % 8;
-      Push(id);
-      if (id == 0) continue;
-      const uint32_t rank = in_.Byte() % 4;
-      Push((1 + in_.Byte() % 8) | rank << 8);
-      for (uint32_t r = 0; r < 2 * rank + 1; ++r) Wide();
-    }
+    for (uint32_t t = 0; t < tensors; ++t) Tensor(t);
     if (!group) {
       Push(in_.Byte());
       Push(in_.Byte());
     }
   }
 
+  // Most are contiguous views of a buffer of their own, so that commands run; the rest anything.
+  void Tensor(uint32_t t) {
+    const uint32_t how = in_.Byte();
+    const uint32_t id = how < 160 ? 1 + t % 5 : in_.Byte() % 8;
+    Push(id);
+    if (id == 0) return;
+    const uint32_t rank = how % 4;
+    Push((1 + how % 8) | rank << 8);
+    if (how % 5 == 4) {
+      for (uint32_t r = 0; r < 2 * rank + 1; ++r) Wide();
+      return;
+    }
+    Push(how % 7 == 6 ? in_.Byte() : 0);
+    Push(0);
+    uint32_t shape[4], stride = 1;
+    for (uint32_t r = 0; r < rank; ++r) {
+      shape[r] = in_.Byte() % 6;
+      Push(shape[r]);
+      Push(0);
+    }
+    const size_t at = words.size();
+    words.resize(at + 2 * rank);
+    for (uint32_t r = rank; r-- > 0; stride *= shape[r]) words[at + 2 * r] = stride;
+  }
+
   Input& in_;
 };
+
+// Five buffers of 16 to 4096 bytes, unless the input wants to begin with none.
+void Preamble(Input& in, std::vector<uint32_t>& words) {
+  const uint32_t size = in.Byte();
+  for (uint32_t id = 1; id <= 5 && size < 240; ++id) {
+    words.insert(words.end(), {7, kAlloc, 0, id, 16u << (size + id) % 9, 0, 0});
+  }
+}
 
 void Submit(Environment& environment, uint32_t queue, std::vector<uint32_t>& words) {
   try {
@@ -172,6 +199,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       Submit(environment, 0, words);
     } else {
       Script script(in);
+      Preamble(in, script.words);
+      Submit(environment, 0, script.words);
       while (in.left > 0) {
         script.Record();
         const uint32_t end = in.Byte();
@@ -187,6 +216,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   }
   (*device)->FailAllocation(0);
+  // That the inputs get as far as running kernels is part of what a log must show.
+  static uint32_t runs = 0;
+  if (++runs % 8192 == 0) {
+    for (const DeviceKernel& k : (*device)->kernels()) {
+      std::fprintf(stderr, "%u inputs: %lld executions of %s\n", runs,
+                   static_cast<long long>(k.executions), k.signature.c_str());
+    }
+  }
   const MemoryStats stats = (*device)->memory();
   if (stats.live_bytes != 0 || stats.live_buffers != 0) std::abort();
   return 0;
