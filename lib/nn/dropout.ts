@@ -13,7 +13,7 @@ export class DropoutKeys {
   #step = 0
   #calls = 0
 
-  /** @param options.seed a whole number, 0 to 2^53 - 1. Default 0 */
+  /** @param options seed, a whole number, 0 to 2^53 - 1. Default 0 */
   constructor({ seed = 0 }: { readonly seed?: number } = {}) {
     this.#seed = checkInteger('DropoutKeys', 'seed', seed, 0, Number.MAX_SAFE_INTEGER)
   }

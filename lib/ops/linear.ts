@@ -11,7 +11,7 @@ import { sum } from './reduce.ts'
 
 /** Dense weights, with an optional bias. */
 export interface LinearOperand {
-  /** [N, K]: outputs, inputs */
+  /** `[N, K]`: outputs, inputs */
   readonly weight: Tensor
   /** [N], f32 */
   readonly bias?: Tensor | null

@@ -102,8 +102,7 @@ export const linearCrossEntropyOp = defineOp({
  * softmax over blocks of h W^T + b. By default position t predicts the label at t + 1 of the same row
  * and the last position nothing: labels are the input ids, shifted here and nowhere else.
  * @param h [..., D] f32 | bf16, usually [B, T, D]
- * @param operand.weight [V, D] like h; its gradient is float32
- * @param operand.bias [V]
+ * @param operand weight [V, D] like h, its gradient is float32; bias [V]
  * @param labels i32 [...], usually [B, T]
  * @param options.shift false when labels are already those of the next position; true
  * @returns scalar f32

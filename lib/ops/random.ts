@@ -28,8 +28,7 @@ export const uniformOp = defineOp({
 /**
  * The key of a random tensor: u32 [4].
  * @param seed whole, 0 to 2^53 - 1
- * @param step of training; 0 when there is none
- * @param call tells apart the calls of one step
+ * @param options step of training, 0 when there is none; call tells apart the calls of one step
  */
 export function randomKey(
   seed: number,

@@ -54,7 +54,7 @@ export const rmsNormOp = defineOp({
  * Root-mean-square norm over the last axis, y = x / sqrt(mean(x^2) + eps) * w; float32 inside.
  * @param x [..., D] f32 | bf16
  * @param w [D] f32 | bf16, whichever x is
- * @param options.eps added to the mean square; 1e-6 when not said
+ * @param options eps, added to the mean square; 1e-6 when not said
  * @returns like x
  * @throws ShapeError if w is not [D]
  * Source: Zhang & Sennrich 2019

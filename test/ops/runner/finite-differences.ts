@@ -72,7 +72,7 @@ export async function checkFiniteDifferences(
     for (const [name, grad] of grads) {
       // a step of 1e-6 is lost in an input that stays float32
       if (grad.length === 0 || narrow.has(name)) continue
-      const alone = grad.length <= ELEMENTS_ALONE ? grad.length : ELEMENTS_ALONE
+      const alone = Math.min(grad.length, ELEMENTS_ALONE)
       const directions = Array.from({ length: alone }, (_, i) => {
         const direction = new Float64Array(grad.length)
         direction[alone === grad.length ? i : integer(0, grad.length)] = 1
