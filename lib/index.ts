@@ -1,14 +1,4 @@
 export { backward, grad } from './autograd/backward.ts'
-export { loadLlama, saveLlama } from './models/folder.ts'
-export {
-  Llama,
-  type LossOptions,
-  type ModelOptions,
-  referenceModels,
-  type SequenceOptions,
-} from './models/llama.ts'
-export type { LlamaConfig, LlamaOptions } from './models/llama-config.ts'
-export * as nn from './nn/index.ts'
 export {
   BYTE_VOCABULARY,
   decodeBytes,
@@ -20,6 +10,16 @@ export {
 export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'
 export { writeSafetensors } from './io/safetensors-write.ts'
 export { loadTensors, saveTensors } from './io/tensors.ts'
+export { loadLlama, saveLlama } from './models/folder.ts'
+export {
+  Llama,
+  type LossOptions,
+  type ModelOptions,
+  referenceModels,
+  type SequenceOptions,
+} from './models/llama.ts'
+export type { LlamaConfig, LlamaOptions } from './models/llama-config.ts'
+export * as nn from './nn/index.ts'
 export {
   type CreateOptions,
   empty,
