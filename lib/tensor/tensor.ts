@@ -274,6 +274,11 @@ export class Tensor {
     const grad = this.node === null ? '' : `, ${this.node.name}`
     return `Tensor(${this.dtype}[${this.shape}]${grad}${this.disposed ? ', disposed' : ''})`
   }
+
+  /** What console.log shows: its values are on the device. */
+  [Symbol.for('nodejs.util.inspect.custom')](): string {
+    return this.toString()
+  }
 }
 
 /** @internal A second handle on the window of `tensor`, without a node and in no scope. */
