@@ -48,6 +48,8 @@ const OPTION_NAMES = ['device', 'threads', 'isa', 'memoryLimit', 'maxBytesInFlig
 /** Of the command format (native/core/runtime.h). */
 const FIRST_KERNEL_CODE = 16
 const MAX_BUFFER_ID = 2 ** 24 - 1
+/** Telling V8 costs a call; below this nobody would notice. */
+const EXTERNAL_STEP = 16 * 2 ** 20
 const DEFAULT_MAX_BYTES_IN_FLIGHT = 256 * 2 ** 20
 
 /** What the device holds. Bytes are exact after a fence, `liveStorages` at once. */
@@ -129,6 +131,8 @@ export class Device {
   #owners = 0
   #liveStorages = 0
   #liveBytes = 0
+  /** Bytes that V8 has not been told of yet. */
+  #external = 0
 
   /**
    * Opens a device.
@@ -310,10 +314,19 @@ export class Device {
     this.#liveBytes += bytes
   }
 
+  /** @internal Tells V8 of memory that hangs on JavaScript objects, in large steps. */
+  reportExternal(bytes: number): void {
+    this.#external += bytes
+    if (Math.abs(this.#external) < EXTERNAL_STEP || this.closed) return
+    this.#native.adjustExternalMemory(this.#external)
+    this.#external = 0
+  }
+
   /** @internal Called by Storage.release at zero holders. */
   free(storage: Storage): void {
     this.#liveStorages--
     this.#liveBytes -= storage.bytes
+    if (storage.reported) this.reportExternal(-storage.bytes)
     let queue = storage.soleQueue
     if (!this.closed) {
       if (queue === null) {

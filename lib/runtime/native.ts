@@ -57,6 +57,7 @@ export interface NativeEnvironment {
   takeFailure(): { code: number; message: string; step: number } | null
   setTracing(on: boolean): void
   takeTrace(): NativeTraceEvent[]
+  adjustExternalMemory(change: number): void
   failAllocation(nth: number): void
   /** Keeps the process alive until unref(): called while a promise waits. */
   ref(): void
@@ -94,4 +95,4 @@ export interface NativeAddon {
   Environment: new (options: NativeOptions, onCompletion: OnCompletion) => NativeEnvironment
 }
 
-export const ADDON_ABI = 1
+export const ADDON_ABI = 2

@@ -20,6 +20,9 @@ export class Storage {
   /** Uses per queue (sequence numbers), kept only while several queues use it. */
   uses: Map<Queue, { read: number; written: number }> | null = null
 
+  /** Whether V8 counts its bytes (see {@link collectable}). */
+  reported = false
+
   constructor(device: Device, queue: Queue, id: number, bytes: number) {
     this.device = device
     this.soleQueue = queue
@@ -34,6 +37,16 @@ export class Storage {
   /** Where reading it waits least: the only queue that used it, else the active one. */
   get readQueue(): Queue {
     return this.soleQueue ?? this.device.activeQueue
+  }
+
+  /**
+   * Says that only the garbage collector may ever free it, so that V8 counts its bytes when it decides
+   * whether to collect. What scopes and dispose() free is not worth a collection.
+   */
+  collectable(): void {
+    if (this.reported || this.id === 0) return
+    this.reported = true
+    this.device.reportExternal(this.bytes)
   }
 
   retain(): void {

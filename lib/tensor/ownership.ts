@@ -39,6 +39,7 @@ export function track(tensor: Tensor): void {
 /** @internal */
 export function watch(tensor: Tensor): void {
   tensor.watched = true
+  tensor.storage.collectable()
   finalizers.register(tensor, { storage: tensor.storage, node: tensor.node }, tensor)
 }
 

@@ -89,6 +89,7 @@ Napi::Function EnvironmentObject::Define(Napi::Env env) {
        InstanceMethod<&E::PendingBytes>("pendingBytes"), InstanceMethod<&E::Memory>("memory"),
        InstanceMethod<&E::Kernels>("kernels"), InstanceMethod<&E::TakeFailure>("takeFailure"),
        InstanceMethod<&E::SetTracing>("setTracing"), InstanceMethod<&E::TakeTrace>("takeTrace"),
+       InstanceMethod<&E::AdjustExternalMemory>("adjustExternalMemory"),
        InstanceMethod<&E::FailAllocation>("failAllocation"), InstanceMethod<&E::Ref>("ref"),
        InstanceMethod<&E::Unref>("unref"), InstanceMethod<&E::Close>("close")});
 }
@@ -275,6 +276,13 @@ Napi::Value EnvironmentObject::TakeTrace(const Napi::CallbackInfo& info) {
       list.Set(i, out);
     }
     return list;
+  });
+}
+
+void EnvironmentObject::AdjustExternalMemory(const Napi::CallbackInfo& info) {
+  Guard(info.Env(), [&] {
+    constexpr int64_t kLimit = int64_t{1} << 50;
+    Napi::MemoryManagement::AdjustExternalMemory(info.Env(), Integer(info, 0, -kLimit, kLimit));
   });
 }
 

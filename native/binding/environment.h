@@ -32,6 +32,7 @@ class EnvironmentObject : public Napi::ObjectWrap<EnvironmentObject> {
   Napi::Value TakeFailure(const Napi::CallbackInfo& info);
   void SetTracing(const Napi::CallbackInfo& info);
   Napi::Value TakeTrace(const Napi::CallbackInfo& info);
+  void AdjustExternalMemory(const Napi::CallbackInfo& info);
   void FailAllocation(const Napi::CallbackInfo& info);
   void Ref(const Napi::CallbackInfo& info);
   void Unref(const Napi::CallbackInfo& info);

@@ -97,3 +97,21 @@ describe('threads', () => {
     expect(out).toBe('true\n')
   })
 })
+
+describe('garbage', () => {
+  test('tensors that nobody disposes are collected, because V8 knows their size', () => {
+    const { code, out } = node(`
+      import { Device, ops, tensor } from 'fuselm'
+      const device = Device.default()
+      const x = tensor(new Float32Array(2 ** 21), { shape: [2 ** 21], dtype: 'f32' })
+      let most = 0
+      for (let i = 0; i < 200; i++) {
+        ops.add(x, x) // 8 MB, dropped
+        await device.queue.fence()
+        await new Promise((resolve) => setImmediate(resolve)) // finalizers run between turns
+        most = Math.max(most, device.memory().liveStorages)
+      }
+      console.log(most < 100 ? 'collected' : most)`)
+    expect({ code, out }).toEqual({ code: 0, out: 'collected\n' })
+  })
+})
