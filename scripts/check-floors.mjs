@@ -25,7 +25,7 @@ const HEADER_OWNER = [
 const OUTSIDE = {
   examples: [], // as a user would: only the package by its own name
   test: ['lib', 'bench', 'examples', 'scripts', 'test'],
-  bench: ['lib', 'test', 'bench', 'examples'],
+  bench: ['lib', 'test', 'bench', 'examples', 'scripts'],
 }
 
 /** @returns {Map<string, number>} floor -> row of the table */
@@ -86,8 +86,8 @@ function resolveTarget(path, target) {
 }
 
 const floorOf = (path) => path.split('/').slice(0, 2).join('/')
-// native/test and native/bench are programs: they see everything.
-const isFloorPath = (path) => /^(native|lib)\/[^/]+\//.test(path) && !/^native\/(test|bench)\//.test(path)
+// native/test, native/bench and native/fuzz are programs: they see everything.
+const isFloorPath = (path) => /^(native|lib)\/[^/]+\//.test(path) && !/^native\/(test|bench|fuzz)\//.test(path)
 
 /** @returns {string | null} why this import is not allowed */
 function objection(floors, path, target) {
