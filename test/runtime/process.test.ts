@@ -111,7 +111,7 @@ describe('garbage', () => {
         await new Promise((resolve) => setImmediate(resolve)) // finalizers run between turns
         most = Math.max(most, device.memory().liveStorages)
       }
-      console.log(most < 100 ? 'collected' : most)`)
+      console.log(most < 40 ? 'collected' : most)`)
     expect({ code, out }).toEqual({ code: 0, out: 'collected\n' })
   })
 })
