@@ -14,7 +14,8 @@ type Gradients = (context: {
   readonly a: Tensor
   readonly b: Tensor
   readonly y: Tensor
-}) => readonly [Tensor, Tensor]
+  readonly needs: (index: number) => boolean
+}) => readonly [Tensor | null, Tensor | null]
 
 type BinaryOp = Op<
   readonly [{ readonly name: 'a'; readonly layout: 'any' }, { readonly name: 'b'; readonly layout: 'any' }],
@@ -38,7 +39,7 @@ function binaryOp(name: string, saves: readonly ('a' | 'b' | 'y')[], gradients: 
     },
     primitive: true,
     saves,
-    vjp: ({ inputs: [a, b], outputs: [y], grads: [dy] }) => gradients({ dy, a, b, y }),
+    vjp: ({ inputs: [a, b], outputs: [y], grads: [dy], needs }) => gradients({ dy, a, b, y, needs }),
   })
 }
 
@@ -92,11 +93,14 @@ function call(op: BinaryOp, a: Operand, b: Operand): Tensor {
 }
 
 export const addOp = binaryOp('add', [], ({ dy }) => [dy, dy])
-export const subOp = binaryOp('sub', [], ({ dy }) => [dy, mul(dy, -1)])
-export const mulOp = binaryOp('mul', ['a', 'b'], ({ dy, a, b }) => [mul(dy, b), mul(dy, a)])
-export const divOp = binaryOp('div', ['b', 'y'], ({ dy, b, y }) => {
+export const subOp = binaryOp('sub', [], ({ dy, needs }) => [dy, needs(1) ? mul(dy, -1) : null])
+export const mulOp = binaryOp('mul', ['a', 'b'], ({ dy, a, b, needs }) => [
+  needs(0) ? mul(dy, b) : null,
+  needs(1) ? mul(dy, a) : null,
+])
+export const divOp = binaryOp('div', ['b', 'y'], ({ dy, b, y, needs }) => {
   const da = div(dy, b)
-  return [da, mul(mul(da, y), -1)]
+  return [da, needs(1) ? mul(mul(da, y), -1) : null]
 })
 export const maximumOp = binaryOp('maximum', ['a', 'b'], ({ dy, a, b }) => split(dy, less(b, a), equal(a, b)))
 export const minimumOp = binaryOp('minimum', ['a', 'b'], ({ dy, a, b }) => split(dy, less(a, b), equal(a, b)))

@@ -8,6 +8,8 @@ import type { NativeTraceEvent } from './native.ts'
 /** Control records by code (native/core/runtime.h); kernels follow from 16. */
 const CONTROLS = ['', 'alloc', 'free', 'write', 'upload', 'read', 'fence', 'signal', 'wait', 'mark']
 const FIRST_KERNEL_CODE = 16
+/** Commands written to the trace; the table counts all. */
+const MAX_TRACED = 1_000_000
 
 interface Source {
   takeTrace(): NativeTraceEvent[]
@@ -58,7 +60,8 @@ export function profileDevice(source: Source): void {
   process.once('exit', () => {
     for (const open of sources) collect(open)
     const file = threadId === 0 ? path : `${path}.${threadId}`
-    writeFileSync(file, chromeTrace(events))
+    // A string of all commands of a long run would be longer than V8 allows.
+    writeFileSync(file, chromeTrace(events.slice(0, MAX_TRACED)))
     process.stderr.write(
       `${formatProfile(summarise(events, flopsByOp()))}${file}: ${events.length} commands\n`,
     )
