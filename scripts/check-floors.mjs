@@ -87,7 +87,8 @@ function resolveTarget(path, target) {
 
 const floorOf = (path) => path.split('/').slice(0, 2).join('/')
 // native/test, native/bench and native/fuzz are programs: they see everything.
-const isFloorPath = (path) => /^(native|lib)\/[^/]+\//.test(path) && !/^native\/(test|bench|fuzz)\//.test(path)
+const isFloorPath = (path) =>
+  /^(native|lib)\/[^/]+\//.test(path) && !/^native\/(test|bench|fuzz)\//.test(path)
 
 /** @returns {string | null} why this import is not allowed */
 function objection(floors, path, target) {
