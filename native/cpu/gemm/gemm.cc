@@ -19,7 +19,7 @@ constexpr int64_t kTileRows = 112, kTileCols = kGemmBlockColumns;
 // Multiply-adds a tile may hold, so that it stays well under a millisecond at this level's speed.
 template <class T>
 constexpr int64_t kTileWork = kTiles<T>           ? int64_t{400} << 20
-                              : FUSELM_HAS_AVX512 ? int64_t{32 * kPerWord<T>} << 20
+                              : FUSELM_HAS_AVX512 ? int64_t{48 * kPerWord<T>} << 20
                                                   : int64_t{FUSELM_IS_AVX2 ? 16 : 2} << 20;
 
 struct Piece {  // a stretch of one segment's K within a pass
@@ -85,7 +85,7 @@ TileGrid CutTiles(int64_t m, int64_t n, int64_t k, bool wide) {
   const auto tiles = [&] { return ((blocks + br - 1) / br) * ((panels + pc - 1) / pc); };
   while ((br > 1 || (pc > 1 && !wide)) &&
          (work() > kTileWork<T> || (tiles() < 12 && work() > kTileWork<T> / 16))) {
-    if (!wide && pc > 1 && (pc * kPanel >= br * R || br == 1))
+    if (!wide && pc > 1 && (pc * kPanel >= 4 * br * R || br == 1))
       pc = (pc + 1) / 2;
     else
       br = (br + 1) / 2;
