@@ -96,3 +96,34 @@ g.case(
     {"base": normal(6, 5), "ids": integers(13, hi=6), "rows": normal(13, 5)},
 )
 g.write()
+
+
+def axes_of(mask: int, rank: int) -> list[int]:
+    return [axis for axis in range(rank) if mask >> axis & 1]
+
+
+for name, f in [("sum", torch.sum), ("max", torch.amax)]:
+    g = Golden(name)
+    for case, shape, mask in [("rows", (5, 33), 2), ("columns", (9, 7), 1), ("outer two", (3, 5, 7), 3)]:
+        g.case(
+            case,
+            lambda x, axes: {"y": f(x, axes_of(axes, x.dim()), keepdim=True)},
+            {"x": normal(*shape)},
+            {"axes": mask},
+        )
+    g.write()
+
+g = Golden("argmax")
+for case, shape in [("rows", (5, 33)), ("rank 3", (2, 3, 7))]:
+    g.case(case, lambda x: {"y": x.argmax(-1)}, {"x": normal(*shape)})
+g.write()
+
+g = Golden("concat")
+for case, shapes, axis in [("rows", [(2, 5), (3, 5)], 0), ("columns", [(3, 4), (3, 1), (3, 2)], 1)]:
+    g.case(
+        case,
+        lambda axis, **parts: {"y": torch.cat(list(parts.values()), axis)},
+        {f"{i}.part": normal(*shape) for i, shape in enumerate(shapes)},
+        {"axis": axis},
+    )
+g.write()
