@@ -2,7 +2,7 @@
 // Compiles a user's program against the published types (dist/*.d.ts): TypeScript 6 and 7, module
 // node16, nodenext and bundler, with the declarations themselves checked (skipLibCheck: false).
 //
-//   node scripts/check-types.mjs [package root]
+//   node scripts/check-types.mjs [package root [compiler]]     compiler: typescript (6) or typescript-7
 
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
@@ -11,6 +11,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 
 const root = resolve(process.argv[2] ?? '.')
+const compilers = process.argv[3] === undefined ? ['typescript', 'typescript-7'] : [process.argv[3]]
 const require = createRequire(import.meta.url)
 const packageFolder = (name) => dirname(require.resolve(`${name}/package.json`))
 
@@ -38,6 +39,7 @@ const MODES = {
 
 const folder = mkdtempSync(join(tmpdir(), 'fuselm-types-'))
 let failures = 0
+let compilations = 0
 try {
   const installed = join(folder, 'node_modules/fuselm')
   mkdirSync(join(folder, 'node_modules/@types'), { recursive: true })
@@ -48,7 +50,7 @@ try {
   symlinkSync(packageFolder('undici-types'), join(folder, 'node_modules/undici-types'))
   writeFileSync(join(folder, 'package.json'), '{ "type": "module" }')
   writeFileSync(join(folder, 'program.ts'), PROGRAM)
-  for (const compiler of ['typescript', 'typescript-7']) {
+  for (const compiler of compilers) {
     for (const [mode, options] of Object.entries(MODES)) {
       const compilerOptions = {
         ...options,
@@ -69,6 +71,7 @@ try {
         encoding: 'utf8',
         cwd: folder,
       })
+      compilations += 1
       if (status !== 0) {
         failures += 1
         console.error(`${compiler}, ${mode}:\n${stdout}`)
@@ -78,5 +81,5 @@ try {
 } finally {
   rmSync(folder, { recursive: true })
 }
-console.log(`check-types: 6 compilations, ${failures} failed`)
+console.log(`check-types: ${compilations} compilations, ${failures} failed`)
 process.exitCode = failures > 0 ? 1 : 0
