@@ -7,7 +7,7 @@ using namespace fuselm::bench;
 
 namespace {
 
-constexpr Level kLevels[] = {Level::kGeneric, Level::kAvx2, Level::kAvx512};
+constexpr Level kLevels[] = {Level::kGeneric, Level::kAvx2, Level::kAvx512, Level::kAvx512Bf16};
 constexpr DType kDTypes[] = {DType::kF32, DType::kBF16};
 const char* const kRmsNorm = "rms_norm(x, w) -> (y, rstd?) [eps]";
 const char* const kRmsNormBackward =

@@ -1,4 +1,4 @@
-// levels: generic avx2 avx512
+// levels: generic avx2 avx512 avx512bf16
 // Rows of a table by id, and the gradient of the table. All ids are checked before a row is read.
 // The backward groups tokens by id (stable radix sort), so each row of the gradient is summed by
 // one tile in token order, whatever the thread count. Rows no id names are left as they are.

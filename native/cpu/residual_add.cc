@@ -1,4 +1,4 @@
-// levels: generic avx2 avx512
+// levels: generic avx2 avx512 avx512bf16
 // z = x + y, one shape and dtype: the residual stream's addition, without broadcasting.
 // Bandwidth-bound: 3 streams.
 #include "native/cpu/runs.h"

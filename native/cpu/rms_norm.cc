@@ -1,4 +1,4 @@
-// levels: generic avx2 avx512
+// levels: generic avx2 avx512 avx512bf16
 // y = x * rstd * w with rstd = 1 / sqrt(mean(x^2) + eps) over the last axis, and its gradients.
 // Sums are float32. dw is reduced over fixed chunks of rows, then over the chunks in order.
 #include <algorithm>

@@ -1,4 +1,4 @@
-// levels: generic avx2 avx512
+// levels: generic avx2 avx512 avx512bf16
 // Rotary position embedding, half-split layout: the pair (x[i], x[i + D/2]) turns by
 // position * theta^(-2i/D). Inverse frequencies are rounded to float32 as Hugging Face stores
 // them; the product and its reduction to [-pi/4, pi/4] are double, so that positions past 2^16

@@ -1,12 +1,29 @@
-// levels: generic avx2 avx512
+// levels: generic avx2 avx512 avx512bf16
 // y = silu(gate) * up with silu(g) = g / (1 + e^-g), and both gradients in one pass.
 // Computed in float32. Bandwidth-bound: 3 streams forward, 5 backward.
+#include "native/cpu/exp2.h"
 #include "native/cpu/runs.h"
-#include "native/cpu/simd.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
+
+// 1 / (1 + e^-x) to the precision of T: for bf16 relative error 1.4e-4, a fourteenth of its
+// rounding.
+template <class T>
+inline Vec SigmoidOf(Vec x) {
+  if constexpr (sizeof(T) == 4) {
+    return Sigmoid(x);
+  } else {
+    // below -126 the exponential passes float32; a NaN goes through Min as its second operand
+    const Vec e = Exp2<3>(Min(Set(126.0f), x * Set(-1.44269504f)));
+#if FUSELM_HAS_AVX512
+    return {_mm512_rcp14_ps((Set(1.0f) + e).v)};
+#else
+    return Set(1.0f) / (Set(1.0f) + e);
+#endif
+  }
+}
 
 void Forward(Invocation& call) {
   const View &gate = call[0], &up = call[1], &y = call[2];
@@ -19,7 +36,7 @@ void Forward(Invocation& call) {
       T* out = y.row<T>(row) + column;
       for (int64_t i = 0; i < n; i += kLanes) {
         const Vec a = LoadN(g + i, n - i);
-        StoreN(out + i, a * LoadN(u + i, n - i) / (Set(1.0f) + Exp(Zero() - a)), n - i);
+        StoreN(out + i, a * LoadN(u + i, n - i) * SigmoidOf<T>(a), n - i);
       }
     });
   });
@@ -41,7 +58,7 @@ void Backward(Invocation& call) {
       for (int64_t i = 0; i < n; i += kLanes) {
         const int64_t left = n - i;
         const Vec a = LoadN(g + i, left), grad = LoadN(d + i, left);
-        const Vec s = Sigmoid(a), silu = a * s;
+        const Vec s = SigmoidOf<T>(a), silu = a * s;
         StoreN(du + i, grad * silu, left);
         // d silu = s (1 + a (1 - s)) = s + silu (1 - s)
         StoreN(dg + i, grad * LoadN(u + i, left) * Fma(silu, Set(1.0f) - s, s), left);

@@ -10,7 +10,7 @@
 #include <cstring>
 
 #include "native/core/kernel.h"
-#include "native/cpu/simd.h"
+#include "native/cpu/exp2.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
@@ -19,30 +19,6 @@ inline constexpr int64_t kKeys = 64;  // keys of one block
 inline constexpr int64_t kRows = 32;  // queries of one sub-block
 
 inline int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-// 2^x for x <= 127; relative error 7.5e-5 (degree 3) or 8e-8 (degree 5); 0 below -126 (-149 on
-// AVX-512). Coefficients: minimax in relative error on [-1/2, 1/2].
-template <int kDegree>
-inline Vec Exp2(Vec x) {
-  const Vec n = Round(x), r = x - n;
-  Vec p;
-  if constexpr (kDegree == 3) {
-    p = Fma(Set(5.51716685e-2f), r, Set(2.42611140e-1f));
-    p = Fma(p, r, Set(6.93260968e-1f));
-    p = Fma(p, r, Set(9.99928057e-1f));
-  } else {
-    p = Fma(Set(1.32764725e-3f), r, Set(9.67554189e-3f));
-    p = Fma(p, r, Set(5.55071309e-2f));
-    p = Fma(p, r, Set(2.40221202e-1f));
-    p = Fma(p, r, Set(6.93146944e-1f));
-    p = Fma(p, r, Set(1.00000012f));
-  }
-#if FUSELM_HAS_AVX512
-  return Ldexp(p, n);  // vscalefps underflows to 0 by itself
-#else
-  return SelectPositive(Set(-126.0f) - x, Zero(), Ldexp(p, Max(Set(-126.0f), n)));
-#endif
-}
 
 #if FUSELM_HAS_AVX512
 inline constexpr int kStrip = 4;  // vectors of C a micro-kernel holds per row
