@@ -40,7 +40,8 @@ export {
   spec,
 } from './ops/define.ts'
 export * as ops from './ops/index.ts'
-export { randn, randomKey } from './ops/random.ts'
+export { randn } from './ops/normal.ts'
+export { randomKey } from './ops/random.ts'
 export { AdamW, type AdamWOptions, type StepOptions } from './optim/adam-w.ts'
 export { type Decay, type ScheduleOptions, schedule } from './optim/schedule.ts'
 export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'

@@ -2,7 +2,8 @@
 // is the same for a seed on any device and number of threads.
 
 import { ones } from '../ops/create.ts'
-import { randn, randomKey } from '../ops/random.ts'
+import { randn } from '../ops/normal.ts'
+import { randomKey } from '../ops/random.ts'
 import type { Device } from '../runtime/device.ts'
 import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'

@@ -4,7 +4,7 @@ export { add, div, equal, less, maximum, minimum, mul, sub, where } from './bina
 export { cast, concat, contiguous, copyInto } from './copy.ts'
 export { empty, fill, full, iota, ones, tensor, zeros } from './create.ts'
 export { matmul } from './matmul.ts'
-export { randn, randomKey, uniform } from './random.ts'
+export { randomKey, uniform } from './random.ts'
 export { argmax, max, mean, sum } from './reduce.ts'
 export { scatterAdd, take } from './take.ts'
 export { abs, cos, exp, log, neg, rsqrt, sigmoid, sin, sqrt, tanh } from './unary.ts'
