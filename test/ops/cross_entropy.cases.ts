@@ -16,6 +16,11 @@ export default defineCases(crossEntropyOp, {
       attributes: plain,
     })),
     {
+      name: 'outliers, rows view',
+      inputs: { logits: { shape: [7, 33], fill: 'outliers', strides: 'padded' }, labels: some([7], 33) },
+      attributes: plain,
+    },
+    {
       name: 'label smoothing',
       inputs: { logits: [2, 6, 33], labels: some([2, 6], 33) },
       attributes: { ...plain, labelSmoothing: 0.1 },

@@ -32,6 +32,11 @@ export default [
         inputs: { x: { shape: [2, 9, 33], strides: 'padded' }, weight: [17, 33] },
         ...sumOf(33),
       },
+      {
+        name: 'outliers',
+        inputs: { x: { shape: [9, 65], fill: 'outliers' }, weight: { shape: [33, 65], fill: 'outliers' } },
+        ...sumOf(65),
+      },
       { name: 'no rows', inputs: { x: [0, 8], weight: [5, 8], bias: [5] } },
       { name: 'K empty', inputs: { x: [3, 0], weight: [5, 0], bias: [5] } },
       { name: 'K of two passes', inputs: { x: [5, 4100], weight: [33, 4100] }, ...large },

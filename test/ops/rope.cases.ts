@@ -12,6 +12,7 @@ export default defineCases(ropeOp, {
       attributes,
     })),
     { name: 'one', inputs: { x: [1, 1, 1, 2] }, attributes },
+    { name: 'outliers', inputs: { x: { shape: [1, 5, 3, 16], fill: 'outliers' } }, attributes },
     { name: 'shared positions', inputs: { x: [2, 7, 2, 8], positions: positions([7], 100) }, attributes },
     {
       name: 'positions per batch',
