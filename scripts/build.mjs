@@ -109,7 +109,7 @@ export function buildLibrary() {
   const sources = ['lib', 'tsconfig.json', 'tsconfig.build.json', 'package.json', 'scripts/build.mjs']
   if (!existsSync(join(root, 'dist/index.js'))) rmSync(join(root, 'build/stamps/library'), { force: true })
   unlessFresh('library', sources, () => {
-    rmSync(join(root, 'dist'), { recursive: true, force: true })
+    const start = Date.now()
     rmSync(join(root, 'build/tsc/lib.tsbuildinfo'), { force: true })
     run(process.execPath, [tsc(), '-p', 'tsconfig.build.json'])
     require('esbuild').buildSync({
@@ -126,6 +126,10 @@ export function buildLibrary() {
       sourcemap: true,
       logLevel: 'warning',
     })
+    // Afterwards, not before: programs that run meanwhile keep a whole dist/.
+    for (const file of filesOf('dist')) {
+      if (statSync(file).mtimeMs < start - 1000) rmSync(file)
+    }
   })
 }
 
