@@ -58,12 +58,17 @@ class Levels {
 /**
  * All tests of the matrix, in order. Run them in sequence: the last ones judge what the others ran.
  * @param only ops by name; all when empty (coverage is judged only then)
+ * @throws for a name that is no op, or an op without cases
  */
 export async function matrixTests(
   only: readonly string[] = [],
 ): Promise<{ tests: MatrixTest[]; tally: ExecutionTally }> {
   const ops = await allOps()
   const subjects = await allSubjects()
+  for (const name of only) {
+    if (!ops.some((op) => op.definition.name === name)) throw new Error(`there is no op '${name}'`)
+    if (!subjects.some((s) => s.op.definition.name === name)) throw new Error(`op without cases: ${name}`)
+  }
   const chosen = only.length === 0 ? subjects : subjects.filter((s) => only.includes(s.op.definition.name))
   const levels = new Levels()
   const machine = machineLevels()
