@@ -9,9 +9,9 @@ import { createServer, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { Device, full, type Queue, referenceModels, type Tensor, withQueue } from 'fuselm'
+import { Device, full, type Queue, type Tensor, withQueue } from 'fuselm'
 import { percentile } from './percentile.ts'
-import { type ModelName, trainer } from './workload.ts'
+import { modelName, trainer } from './workload.ts'
 
 const WARM_UP_STEPS = 2
 
@@ -71,16 +71,8 @@ export async function run(argv: readonly string[]): Promise<unknown> {
     args: [...argv],
     options: { model: { type: 'string', default: '10M' }, seconds: { type: 'string', default: '20' } },
   })
-  if (!Object.hasOwn(referenceModels, values.model)) {
-    throw new Error(`--model must be one of ${Object.keys(referenceModels)}`)
-  }
   const seconds = Number(values.seconds)
-  const trained = trainer(values.model as ModelName, {
-    dtype: 'bf16',
-    learningRate: 3e-4,
-    weightDecay: 0.01,
-    clipNorm: 1,
-  })
+  const trained = trainer(modelName(values.model))
   const device = Device.default()
   const queue = device.createQueue({ priority: 10 })
   const server = createServer((_, response) => response.end('ok')).listen(0, '127.0.0.1')

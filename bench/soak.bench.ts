@@ -4,8 +4,8 @@
 //   npm run bench -- soak [--model 1M] [--steps 1000] [--json]
 
 import { parseArgs } from 'node:util'
-import { Device, referenceModels } from 'fuselm'
-import { type ModelName, trainer } from './workload.ts'
+import { Device } from 'fuselm'
+import { modelName, trainer } from './workload.ts'
 
 const SETTLED = 200
 const LIMIT_MB = 16
@@ -15,16 +15,8 @@ export async function run(argv: readonly string[]): Promise<unknown> {
     args: [...argv],
     options: { model: { type: 'string', default: '1M' }, steps: { type: 'string', default: '1000' } },
   })
-  if (!Object.hasOwn(referenceModels, values.model)) {
-    throw new Error(`--model must be one of ${Object.keys(referenceModels)}`)
-  }
   const steps = Number(values.steps)
-  const trained = trainer(values.model as ModelName, {
-    dtype: 'bf16',
-    learningRate: 3e-4,
-    weightDecay: 0.01,
-    clipNorm: 1,
-  })
+  const trained = trainer(modelName(values.model))
   const device = Device.default()
   const rows: { step: number; liveTensors: number; liveMB: number; rssMB: number; heapMB: number }[] = []
   for (let step = 1; step <= steps; step++) {

@@ -7,12 +7,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { Device, referenceModels, saveLlama } from 'fuselm'
+import { Device, saveLlama } from 'fuselm'
 import { findTorch, type PeerRun, TorchPeer } from './peers/torch.ts'
-import { shapes, type TrainedModel, trainer } from './workload.ts'
+import { modelName, settings, shapes, type TrainedModel, trainer } from './workload.ts'
 
 const WARM_UP = 5
-const SETTINGS = { learningRate: 3e-4, weightDecay: 0.01, clipNorm: 1 }
 const LOSS_TOLERANCE = { f32: 1e-3, bf16: 2e-2 } // relative, on the first steps
 
 interface Contestant {
@@ -35,15 +34,12 @@ export async function run(argv: readonly string[]): Promise<unknown> {
       peers: { type: 'boolean', default: false },
     },
   })
-  const name = values.model
+  const name = modelName(values.model)
   const { dtype } = values
-  if (!Object.hasOwn(referenceModels, name))
-    throw new Error(`--model must be one of ${Object.keys(referenceModels)}`)
   if (dtype !== 'bf16' && dtype !== 'f32') throw new Error('--dtype must be bf16 or f32')
-  const key = name as keyof typeof referenceModels
-  const { batch, context } = shapes[key]
-  const samples = Number(values.steps ?? (key === '124M' ? 3 : 20))
-  const ours = trainer(key, { dtype, ...SETTINGS })
+  const { batch, context } = shapes[name]
+  const samples = Number(values.steps ?? (name === '124M' ? 3 : 20))
+  const ours = trainer(name, dtype)
   const contestants: Contestant[] = [contestant(ours)]
   const folder = await mkdtemp(join(tmpdir(), 'fuselm-bench-'))
   try {
@@ -54,7 +50,7 @@ export async function run(argv: readonly string[]): Promise<unknown> {
     for (const c of contestants) losses.set(c.name, (await c.run(WARM_UP)).losses)
     checkLosses(losses, LOSS_TOLERANCE[dtype])
     // interleaved: a slow minute of the machine falls on all alike
-    const turn = key === '124M' ? 1 : 5
+    const turn = name === '124M' ? 1 : 5
     for (let done = 0; done < samples; done += turn) {
       for (const c of contestants) {
         const { seconds, peakRssBytes } = await c.run(Math.min(turn, samples - done))
@@ -143,9 +139,9 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
         context: ours.context,
         mode,
         dtype,
-        'learning-rate': SETTINGS.learningRate,
-        'weight-decay': SETTINGS.weightDecay,
-        'clip-norm': SETTINGS.clipNorm,
+        'learning-rate': settings.learningRate,
+        'weight-decay': settings.weightDecay,
+        'clip-norm': settings.clipNorm,
         threads: Device.default().threads,
       },
     })

@@ -22,11 +22,13 @@ export const shapes: Readonly<Record<ModelName, { readonly batch: number; readon
 
 const BATCHES = 8
 
-export interface TrainOptions {
-  readonly dtype: 'f32' | 'bf16'
-  readonly learningRate: number
-  readonly weightDecay: number
-  readonly clipNorm: number
+/** How every bench trains, and its peers. */
+export const settings = { learningRate: 3e-4, weightDecay: 0.01, clipNorm: 1 } as const
+
+/** @throws Error naming the models there are */
+export function modelName(name: string): ModelName {
+  if (Object.hasOwn(referenceModels, name)) return name as ModelName
+  throw new Error(`--model must be one of ${Object.keys(referenceModels).join(', ')}, received ${name}`)
 }
 
 export interface TrainedModel {
@@ -53,7 +55,7 @@ function randomIds(count: number, vocabSize: number): Int32Array {
   })
 }
 
-export function trainer(name: ModelName, { dtype, ...settings }: TrainOptions): TrainedModel {
+export function trainer(name: ModelName, dtype: 'f32' | 'bf16' = 'bf16'): TrainedModel {
   const { batch, context } = shapes[name]
   const size = batch * context
   const model = new Llama(referenceModels[name], { dtype, seed: 1 })

@@ -101,7 +101,8 @@ Session::Session(std::shared_ptr<Device> d) : device(std::move(d)) {
   environment->CreateQueue(0);
 }
 
-Session::~Session() = default;
+// Closed first: the executor may still be inside the notification, which uses the other members.
+Session::~Session() { environment.reset(); }
 
 void Session::Submit(const Commands& commands, uint32_t queue) {
   environment->Submit(queue, commands.words);
