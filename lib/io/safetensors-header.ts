@@ -19,6 +19,8 @@ const MAX_METADATA_KEYS = 10_000
 const MAX_METADATA_BYTES = 1 << 24 // of one value
 const MAX_DIMENSIONS = 64
 
+const SHORT = 256 // bytes
+
 const QUOTE = 0x22
 const BACKSLASH = 0x5c
 const COLON = 0x3a
@@ -163,11 +165,13 @@ export class HeaderScanner {
     this.#expect(QUOTE, 'a string')
     const start = this.#at
     let escaped = false
+    let seen = 0 // all bytes or'ed: below 0x80 when the string is ASCII
     for (;;) {
       const byte = this.#bytes[this.#at]
       if (byte === undefined) this.#fail('the end of a string', 'the end of the header', start)
       if (byte === QUOTE) break
       if (byte < 0x20) this.#fail('no control character in a string', `0x${byte.toString(16)}`)
+      seen |= byte
       if (byte === BACKSLASH) {
         escaped = true
         this.#at++ // an escaped quote does not end the string
@@ -177,6 +181,8 @@ export class HeaderScanner {
         this.#fail(`a string of at most ${maxBytes} bytes`, 'a longer one', start)
     }
     const raw = this.#bytes.subarray(start, this.#at++)
+    // a call of TextDecoder costs a microsecond, and a header has five short strings a tensor
+    if (seen < 0x80 && !escaped && raw.length <= SHORT) return String.fromCharCode(...raw)
     let text: string
     try {
       text = this.#utf8.decode(raw)
