@@ -99,12 +99,16 @@ async function readWhole(path: string): Promise<void> {
   }
 }
 
-/** Runs `body` and checks that it took less than a second: of this process, others may be busy. */
-async function withinASecond(body: () => Promise<void>): Promise<void> {
+/**
+ * Runs `body` and checks that nothing in it is worse than linear: ten times a second of this process's
+ * own time, where a scan that compares each name with each other would take minutes. (A refusal takes
+ * 0.3 s on a quiet machine; how fast is not for a test to say.)
+ */
+async function withoutHanging(body: () => Promise<void>): Promise<void> {
   const before = process.cpuUsage()
   await body()
   const { user, system } = process.cpuUsage(before)
-  expect(user + system).toBeLessThan(1e6)
+  expect(user + system).toBeLessThan(10e6)
 }
 
 /** What a promise throws; undefined when it does not. */
@@ -122,7 +126,7 @@ describe('refused', () => {
     const path = join(folder, `${name.replace(/\W/g, '_')}.safetensors`)
     writeFileSync(path, bytes)
     let error: unknown
-    await withinASecond(async () => {
+    await withoutHanging(async () => {
       error = await errorOf(readWhole(path))
     })
     expect(error).toBeInstanceOf(FormatError)
@@ -132,12 +136,12 @@ describe('refused', () => {
     expect(() => parseSafetensors(bytes)).toThrow(FormatError)
   })
 
-  test('a million tensors, within a second and 64 MiB beyond the file', async () => {
+  test('a million tensors, without hanging and within 64 MiB beyond the file', async () => {
     const entries = Array.from({ length: 1_000_000 }, (_, i) => tensor(`t${i}`, 0, 0))
     const path = join(folder, 'million.safetensors')
     writeFileSync(path, file(`{${entries.join(',')}}`))
     const before = process.memoryUsage().rss
-    await withinASecond(() => expect(readWhole(path)).rejects.toThrow(/at most 100000 tensors/))
+    await withoutHanging(() => expect(readWhole(path)).rejects.toThrow(/at most 100000 tensors/))
     expect(process.memoryUsage().rss - before).toBeLessThan(64e6 * 1.05 + (await readFile(path)).length)
   })
 
