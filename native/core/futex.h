@@ -25,6 +25,14 @@ inline void FutexWake(std::atomic<uint32_t>& word, int count = INT_MAX) {
   syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, count, nullptr, nullptr, 0);
 }
 
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("isb");  // "yield" is a no-op on most cores
+#endif
+}
+
 // Spins until done() or kSpin has passed; says whether done() held.
 template <class Done>
 bool SpinUntil(Done&& done) {
@@ -32,7 +40,7 @@ bool SpinUntil(Done&& done) {
   do {
     for (int i = 0; i < 32; ++i) {
       if (done()) return true;
-      __builtin_ia32_pause();
+      Pause();
     }
   } while (std::chrono::steady_clock::now() < deadline);
   return done();

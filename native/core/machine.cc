@@ -1,5 +1,7 @@
 // What this machine offers: the instruction level and the number of processors we may use.
+#if defined(__x86_64__)
 #include <cpuid.h>
+#endif
 #include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 namespace fuselm {
 namespace {
 
+#if defined(__x86_64__)
 struct Leaf {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
@@ -64,6 +67,10 @@ Level Detect() {
   return tiles && RequestTileState() ? Level::kAmx : Level::kAvx512Bf16;
 #endif
 }
+#else
+// Other architectures have the generic level alone (native/cpu/levels.cmake).
+Level Detect() { return Level::kGeneric; }
+#endif
 
 // CPUs allowed by a cgroup's quota at or above `path`; a large number when there is none.
 int QuotaV2(std::string path) {

@@ -1,7 +1,12 @@
 # Compiles every native/cpu/**/<op>.cc once per instruction level named in its first line.
 # A line "// levels: generic avx2 avx512" is the whole declaration; there is no list of files.
+# What is not x86-64 builds the generic level alone.
 
 set(FUSELM_LEVELS generic avx2 avx512 avx512bf16 amx)
+set(FUSELM_BUILT_LEVELS generic)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(FUSELM_BUILT_LEVELS ${FUSELM_LEVELS})
+endif()
 set(FUSELM_ENUM_generic kGeneric)
 set(FUSELM_ENUM_avx2 kAvx2)
 set(FUSELM_ENUM_avx512 kAvx512)
@@ -9,9 +14,12 @@ set(FUSELM_ENUM_avx512bf16 kAvx512Bf16)
 set(FUSELM_ENUM_amx kAmx)
 set(FUSELM_FLAGS_generic "")
 set(FUSELM_FLAGS_avx2 -mavx2 -mfma -mf16c -mbmi2)
-# GCC 12 sees its own AVX-512 intrinsics as uninitialised (GCC bug 105593)
-set(FUSELM_FLAGS_avx512 ${FUSELM_FLAGS_avx2} -Wno-maybe-uninitialized -Wno-uninitialized -mavx512f -mavx512bw -mavx512dq -mavx512vl
-    -mavx512vnni -mprefer-vector-width=512)
+set(FUSELM_FLAGS_avx512 ${FUSELM_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni
+    -mprefer-vector-width=512)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # GCC 12 sees its own AVX-512 intrinsics as uninitialised (GCC bug 105593)
+  list(APPEND FUSELM_FLAGS_avx512 -Wno-maybe-uninitialized -Wno-uninitialized)
+endif()
 set(FUSELM_FLAGS_avx512bf16 ${FUSELM_FLAGS_avx512} -mavx512bf16)
 set(FUSELM_FLAGS_amx ${FUSELM_FLAGS_avx512bf16} -mamx-tile -mamx-bf16 -mamx-int8)
 
@@ -36,7 +44,7 @@ function(fuselm_add_cpu_kernels target)
   if(plain)
     target_sources(${target} PRIVATE ${plain})
   endif()
-  foreach(name ${FUSELM_LEVELS})
+  foreach(name ${FUSELM_BUILT_LEVELS})
     if(sources_${name})
       set(object fuselm_cpu_${name})
       if(NOT TARGET ${object})
