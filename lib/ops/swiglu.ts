@@ -3,7 +3,7 @@ import type { Tensor } from '../tensor/tensor.ts'
 import { mul } from './binary.ts'
 import { cast } from './copy.ts'
 import { defineOp, shapeError, spec } from './define.ts'
-import { silu } from './unary.ts'
+import { sigmoid } from './unary.ts'
 
 export const swigluBackwardOp = defineOp({
   name: 'swiglu.backward',
@@ -31,7 +31,8 @@ export const swigluOp = defineOp({
   },
   reference: ([gate, up]) => {
     const wide = gate.dtype === 'f64' ? 'f64' : 'f32'
-    return [cast(mul(silu(cast(gate, wide)), cast(up, wide)), gate.dtype)]
+    const g = cast(gate, wide)
+    return [cast(mul(mul(g, sigmoid(g)), cast(up, wide)), gate.dtype)]
   },
   vjp: ({ inputs: [gate, up], grads: [dy] }) => swigluBackwardOp([dy, gate, up]),
 })

@@ -40,6 +40,9 @@ export const sinOp = unaryOp('sin', ['x'], (dy, x) => mul(dy, cos(x)))
 export const cosOp = unaryOp('cos', ['x'], (dy, x) => neg(mul(dy, sin(x))))
 export const tanhOp = unaryOp('tanh', ['y'], (dy, _, y) => mul(dy, sub(1, mul(y, y))))
 export const sigmoidOp = unaryOp('sigmoid', ['y'], (dy, _, y) => mul(dy, sub(y, mul(y, y))))
+export const erfOp = unaryOp('erf', ['x'], (dy, x) =>
+  mul(mul(dy, 2 / Math.sqrt(Math.PI)), exp(neg(mul(x, x)))),
+)
 
 /** -x. Float or i32, any shape. */
 export const neg = (x: Tensor): Tensor => negOp([x])[0]
@@ -59,7 +62,7 @@ export const sin = (x: Tensor): Tensor => sinOp([x])[0]
 export const cos = (x: Tensor): Tensor => cosOp([x])[0]
 /** Hyperbolic tangent. */
 export const tanh = (x: Tensor): Tensor => tanhOp([x])[0]
+/** Error function: 2 / sqrt(pi) times the integral of e^(-t^2) from 0 to x. */
+export const erf = (x: Tensor): Tensor => erfOp([x])[0]
 /** 1 / (1 + e^-x). */
 export const sigmoid = (x: Tensor): Tensor => sigmoidOp([x])[0]
-/** x / (1 + e^-x), also called swish; composed of {@link sigmoid}. */
-export const silu = (x: Tensor): Tensor => mul(x, sigmoid(x))

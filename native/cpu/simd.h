@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "native/core/dtype.h"
 
@@ -77,11 +78,18 @@ inline Vec Fnma(Vec a, Vec b, Vec c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
 inline Vec Max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline Vec Min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec Sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
-inline Vec Round(Vec a) {
+inline Vec Round(Vec a) {  // to even; of |a| < 2^22 at every level
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
 // a * 2^n for integral n in [-126, 127]
 inline Vec Ldexp(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
+// a = mantissa * 2^exponent with the mantissa in [0.707, 1.414), for positive normal a
+inline void SplitExponent(Vec a, Vec& mantissa, Vec& exponent) {
+  const __m512i bits = _mm512_castps_si512(a.v);
+  const __m512i e = _mm512_srai_epi32(_mm512_sub_epi32(bits, _mm512_set1_epi32(0x3f3504f3)), 23);
+  mantissa = {_mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(e, 23)))};
+  exponent = {_mm512_cvtepi32_ps(e)};
+}
 inline float Sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 inline float MaxOf(Vec a) { return _mm512_reduce_max_ps(a.v); }
 // cond > 0 ? a : b, lane by lane
@@ -162,6 +170,12 @@ inline Vec Ldexp(Vec a, Vec n) {
       _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23);
   return {_mm256_mul_ps(a.v, _mm256_castsi256_ps(e))};
 }
+inline void SplitExponent(Vec a, Vec& mantissa, Vec& exponent) {
+  const __m256i bits = _mm256_castps_si256(a.v);
+  const __m256i e = _mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);
+  mantissa = {_mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(e, 23)))};
+  exponent = {_mm256_cvtepi32_ps(e)};
+}
 inline float Sum(Vec a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -235,14 +249,24 @@ inline Vec Min(Vec a, Vec b) {
 inline Vec Sqrt(Vec a) {
   return MapLanes([&](int i) { return std::sqrt(a.v[i]); });
 }
+// 1.5 * 2^23: added to |a| < 2^22, the sum's last bit is a's ones, so that it rounds to an integer,
+// which then stands in the low bits. std::nearbyint would be a call per lane.
+inline constexpr float kRounder = 12582912.0f;
 inline Vec Round(Vec a) {
-  return MapLanes([&](int i) { return std::nearbyint(a.v[i]); });
+  return MapLanes([&](int i) { return (a.v[i] + kRounder) - kRounder; });
 }
 inline Vec Ldexp(Vec a, Vec n) {
   return MapLanes([&](int i) {
-    return a.v[i] *
-           std::bit_cast<float>(static_cast<uint32_t>(static_cast<int32_t>(n.v[i]) + 127) << 23);
+    return a.v[i] * std::bit_cast<float>((std::bit_cast<uint32_t>(n.v[i] + kRounder) + 127) << 23);
   });
+}
+inline void SplitExponent(Vec a, Vec& mantissa, Vec& exponent) {
+  for (int i = 0; i < kLanes; ++i) {
+    const uint32_t bits = std::bit_cast<uint32_t>(a.v[i]);
+    const int32_t e = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+    mantissa.v[i] = std::bit_cast<float>(bits - (static_cast<uint32_t>(e) << 23));
+    exponent.v[i] = static_cast<float>(e);
+  }
 }
 inline float Sum(Vec a) {
   return ((a.v[0] + a.v[4]) + (a.v[2] + a.v[6])) + ((a.v[1] + a.v[5]) + (a.v[3] + a.v[7]));
@@ -275,6 +299,62 @@ inline Vec Exp(Vec x) {
   return SelectPositive(Set(-87.33f) - x, Zero(), e);
 }
 inline Vec Sigmoid(Vec x) { return Set(1.0f) / (Set(1.0f) + Exp(Zero() - x)); }
+inline Vec Abs(Vec x) { return Max(x, Zero() - x); }
+
+// c[0] + c[1] x + ... by Horner's rule
+template <int N>
+inline Vec Polynomial(const float (&c)[N], Vec x) {
+  Vec p = Set(c[N - 1]);
+  for (int i = N - 2; i >= 0; --i) p = Fma(p, x, Set(c[i]));
+  return p;
+}
+
+// The functions below: coefficients are minimax in relative error; NaN goes through, and the limits
+// at 0 and infinity are exact. Errors in units of the last place are those of native/test/simd.
+
+// Natural logarithm, within 1 ulp, of subnormals too; -inf at 0, NaN below.
+inline Vec Log(Vec x) {
+  constexpr float kSmallest = 1.17549435e-38f, kLargest = 3.40282347e38f;
+  const Vec subnormal = Set(kSmallest) - x;
+  Vec m, e;
+  SplitExponent(SelectPositive(subnormal, x * Set(8388608.0f), x), m, e);
+  e = e - SelectPositive(subnormal, Set(23.0f), Zero());
+  // log m = f - f^2 / 2 + f^3 P(f)
+  const Vec f = m - Set(1.0f), square = f * f;
+  const Vec p = Polynomial({3.333333171e-1f, -2.500082104e-1f, 2.000122687e-1f, -1.662335730e-1f,
+                            1.420175823e-1f, -1.316018306e-1f, 1.276157564e-1f, -7.634493017e-2f},
+                           f);
+  const Vec tail = Fma(e, Set(-2.12194440e-4f), Fma(square * f, p, square * Set(-0.5f)));
+  const Vec log = Fma(e, Set(0.693359375f), f + tail);
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const Vec outside =
+      SelectPositive(Zero() - x, Set(std::numeric_limits<float>::quiet_NaN()), x - Set(kInfinity));
+  return SelectPositive(x, SelectPositive(x - Set(kLargest), x, log), outside);
+}
+
+// Within 3 ulp.
+inline Vec Tanh(Vec x) {
+  const Vec a = Abs(x), square = x * x;
+  const Vec p = Polynomial(
+      {-3.333328194e-1f, 1.333144220e-1f, -5.373971522e-2f, 2.063908765e-2f, -5.704987420e-3f},
+      square);
+  const Vec far = Fma(Set(-2.0f), Set(1.0f) / (Exp(a + a) + Set(1.0f)), Set(1.0f));
+  return SelectPositive(a - Set(0.625f), SelectPositive(x, far, Zero() - far),
+                        Fma(x * square, p, x));
+}
+
+// 2 / sqrt(pi) times the integral of e^-t^2 from 0 to x, within 2 ulp.
+inline Vec Erf(Vec x) {
+  const Vec a = Min(Set(4.0f), Abs(x));
+  const Vec near = Polynomial({1.283791575e-1f, -3.761255049e-1f, 1.128245549e-1f, -2.679146768e-2f,
+                               5.032187312e-3f, -6.203283324e-4f},
+                              a * a);
+  const Vec log_rest = Polynomial({1.335742446e-4f, 1.127936130f, 6.367372233e-1f, 1.043275118e-1f,
+                                   -2.242022155e-2f, 3.092293223e-3f, -2.009963479e-4f},
+                                  a);
+  const Vec far = Set(1.0f) - Exp(Zero() - log_rest);
+  return SelectPositive(a - Set(0.875f), SelectPositive(x, far, Zero() - far), Fma(x, near, x));
+}
 
 }  // namespace FUSELM_LEVEL_NS
 }  // namespace fuselm

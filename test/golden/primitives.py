@@ -127,3 +127,5 @@ for case, shapes, axis in [("rows", [(2, 5), (3, 5)], 0), ("columns", [(3, 4), (
         {"axis": axis},
     )
 g.write()
+
+unary("erf", torch.erf)

@@ -50,6 +50,7 @@ FUSELM_UNARY(Rsqrt, rsqrt, false, C(1) / std::sqrt(x));
 FUSELM_UNARY(Sin, sin, false, std::sin(x));
 FUSELM_UNARY(Cos, cos, false, std::cos(x));
 FUSELM_UNARY(Tanh, tanh, false, std::tanh(x));
+FUSELM_UNARY(Erf, erf, false, std::erf(x));
 FUSELM_UNARY(Sigmoid, sigmoid, false, C(1) / (C(1) + std::exp(-x)));
 
 #undef FUSELM_UNARY
