@@ -7,9 +7,11 @@ using namespace fuselm::bench;
 
 namespace {
 
-const char* const kForward = "attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal]";
+const char* const kForward =
+    "attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal, window]";
 const char* const kBackward =
-    "attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]";
+    "attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal, "
+    "window]";
 constexpr Level kLevels[] = {Level::kGeneric, Level::kAvx2, Level::kAvx512, Level::kAvx512Bf16,
                              Level::kAmx};
 
@@ -19,6 +21,10 @@ struct Shape {
   int64_t B, T, S, H, Hkv, D;
   bool causal;
   int intervals;  // 0: none; 1: documents in `first`; 2: random first and last, some empty
+  int64_t window = 0;
+  std::vector<double> Attributes(double scale) const {
+    return {scale, causal ? 1.0 : 0.0, static_cast<double>(window)};
+  }
 };
 
 struct Tensors {
@@ -92,6 +98,7 @@ Expected Naive(const Shape& s, const Tensors& x) {
         };
         int64_t low = 0, high = s.S - 1;
         if (s.causal) high = std::min(high, t + s.S - s.T);
+        if (s.window) low = std::max(low, t + s.S - s.T + 1 - s.window);
         if (s.intervals)
           low = std::max<int64_t>(low, static_cast<int64_t>(x.first.Get(b * s.T + t)));
         if (s.intervals == 2)
@@ -132,9 +139,9 @@ void CheckShape(const Shape& s, DType dtype, double spread, const char* only) {
       continue;
     char where[200];
     std::snprintf(where, sizeof where,
-                  "%s %s B%d T%d S%d H%d/%d D%d causal %d intervals %d spread %g", LevelName(level),
-                  DTypeName(dtype), int(s.B), int(s.T), int(s.S), int(s.H), int(s.Hkv), int(s.D),
-                  s.causal, s.intervals, spread);
+                  "%s %s B%d T%d S%d H%d/%d D%d causal %d intervals %d window %d spread %g",
+                  LevelName(level), DTypeName(dtype), int(s.B), int(s.T), int(s.S), int(s.H),
+                  int(s.Hkv), int(s.D), s.causal, s.intervals, int(s.window), spread);
     // Errors of scores grow with their size, so float32 tolerances follow the spread.
     // bf16: P, dS and the saved output are rounded to 8 bits, so errors follow the size of what is
     // summed rather than of each result
@@ -158,8 +165,8 @@ void CheckShape(const Shape& s, DType dtype, double spread, const char* only) {
     };
     std::vector<double> before;
     for (ThreadRunner* runner : {&two, &one}) {
-      Call(*forward, x.ForwardArgs(s), {x.scale, s.causal ? 1.0 : 0.0}, *runner);
-      Call(*backward, x.BackwardArgs(s), {x.scale, s.causal ? 1.0 : 0.0}, *runner);
+      Call(*forward, x.ForwardArgs(s), s.Attributes(x.scale), *runner);
+      Call(*backward, x.BackwardArgs(s), s.Attributes(x.scale), *runner);
       std::vector<double> now;
       for (const Array* a : {&x.out, &x.lse, &x.dq, &x.dk, &x.dv})
         for (int64_t i = 0; i < a->view.numel(); ++i) now.push_back(a->Get(i));
@@ -190,6 +197,10 @@ void CheckAll(const char* only) {
     CheckShape({1, 900, 300, 1, 1, 32, true, 0}, dtype, 1,
                only);  // the first 600 queries see nothing
     CheckShape({1, 1, 1000, 4, 2, 64, true, 0}, dtype, 1, only);
+    for (const int intervals : {0, 1}) {
+      CheckShape({1, 700, 700, 6, 2, 64, true, intervals, 100}, dtype, 1, only);
+      CheckShape({1, 300, 900, 2, 1, 32, true, intervals, 333}, dtype, 1, only);
+    }
     CheckShape({1, 0, 8, 1, 1, 8, true, 0}, dtype, 1, only);
     CheckShape({1, 8, 0, 1, 1, 8, false, 0}, dtype, 1, only);
     if (dtype == DType::kF32) CheckShape({1, 130, 130, 2, 2, 64, true, 0}, dtype, 20, only);
@@ -211,10 +222,10 @@ void Bench(const char* only) {
         const double work =
             2.0 * s.B * s.H * s.T * s.S * s.D;  // causal: two products, half the square
         const double f = MedianSeconds([&] {
-          Call(*forward, x.ForwardArgs(s), {x.scale, 1}, CpuTime() ? one : two);
+          Call(*forward, x.ForwardArgs(s), s.Attributes(x.scale), CpuTime() ? one : two);
         });
         const double b = MedianSeconds([&] {
-          Call(*backward, x.BackwardArgs(s), {x.scale, 1}, CpuTime() ? one : two);
+          Call(*backward, x.BackwardArgs(s), s.Attributes(x.scale), CpuTime() ? one : two);
         });
         std::printf(
             "B%-2d H%-2d T%-4d D%-3d %-4s %-10s forward %8.3f ms %7.1f GFLOP/s  backward %8.3f ms "

@@ -23,9 +23,11 @@ void Backward(Invocation& call) {
 }
 #endif
 
-FUSELM_KERNEL("attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal]", kDTypes, Forward);
+FUSELM_KERNEL("attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal, window]", kDTypes,
+              Forward);
 FUSELM_KERNEL(
-    "attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]",
+    "attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal, "
+    "window]",
     kDTypes, Backward);
 
 }  // namespace

@@ -6,12 +6,14 @@ import torch
 from golden import Golden, integers, normal
 
 
-def attention(q, k, v, scale, causal, first=None, last=None):
+def attention(q, k, v, scale, causal, window=0, first=None, last=None):
     length, keys, groups = q.shape[1], k.shape[1], q.shape[2] // k.shape[2]
     key = torch.arange(keys)
     allowed = torch.ones(q.shape[0], length, keys, dtype=torch.bool)
     if causal:
         allowed &= key <= torch.arange(length)[:, None] + keys - length
+    if window > 0:
+        allowed &= key > torch.arange(length)[:, None] + keys - length - window
     if first is not None:
         allowed &= key >= first[..., None]
     if last is not None:
@@ -29,13 +31,20 @@ def qkv(B, T, S, H, Hkv, D):
 
 
 g = Golden("attention")
-g.case("causal", attention, qkv(2, 33, 33, 2, 2, 16), {"scale": 0.25, "causal": True})
-g.case("grouped heads, more keys", attention, qkv(1, 9, 40, 4, 2, 32), {"scale": 32**-0.5, "causal": True})
-g.case("all keys", attention, qkv(1, 17, 70, 1, 1, 64), {"scale": 0.125, "causal": False})
+g.case("causal", attention, qkv(2, 33, 33, 2, 2, 16), {"scale": 0.25, "causal": True, "window": 0})
+g.case("grouped heads, more keys", attention, qkv(1, 9, 40, 4, 2, 32), {"scale": 32**-0.5, "causal": True, "window": 0})
+g.case("all keys", attention, qkv(1, 17, 70, 1, 1, 64), {"scale": 0.125, "causal": False, "window": 0})
 g.case(
     "intervals, some empty",
     attention,
     {**qkv(2, 12, 10, 2, 2, 8), "first": integers(2, 12, lo=-2, hi=12), "last": integers(2, 12, lo=-2, hi=12)},
-    {"scale": 8**-0.5, "causal": False},
+    {"scale": 8**-0.5, "causal": False, "window": 0},
+)
+g.case("sliding window", attention, qkv(1, 75, 75, 4, 2, 16), {"scale": 0.25, "causal": True, "window": 9})
+g.case(
+    "window in packed documents",
+    attention,
+    {**qkv(2, 20, 20, 2, 1, 8), "first": (torch.arange(20) // 7 * 7).expand(2, 20).int()},
+    {"scale": 8**-0.5, "causal": True, "window": 4},
 )
 g.write()

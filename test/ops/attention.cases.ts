@@ -19,7 +19,7 @@ const qkv = ({ B = 1, T, S = T, H = 2, Hkv = H, D }: Shape) => ({
   k: [B, S, Hkv, D],
   v: [B, S, Hkv, D],
 })
-const scaled = (D: number, causal: boolean) => ({ scale: 1 / Math.sqrt(D), causal })
+const scaled = (D: number, causal: boolean, window = 0) => ({ scale: 1 / Math.sqrt(D), causal, window })
 const from = (shape: readonly number[], value: (i: number) => number) => ({ shape, fill: { from: value } })
 
 const sizes: readonly OpCase[] = [1, 15, 17, 31, 33, 63, 65, 127].flatMap((T) => [
@@ -74,6 +74,29 @@ export default defineCases(attentionOp, {
       name: 'sliding window over several blocks of keys',
       inputs: { ...qkv({ T: 200, D: 16 }), first: from([1, 200], (i) => i - 70) },
       attributes: scaled(16, true),
+      tolerance,
+      noFiniteDifferences: 'too large',
+    },
+    ...[1, 5, 70].map((window) => ({
+      name: `window ${window}`,
+      inputs: qkv({ B: 2, T: window < 70 ? 17 : 200, H: 4, Hkv: 2, D: 16 }),
+      attributes: scaled(16, true, window),
+      tolerance,
+      ...(window === 70 && { noFiniteDifferences: 'too large' }),
+    })),
+    {
+      name: 'window, packed documents and left padding together',
+      inputs: {
+        ...qkv({ B: 2, T: 24, D: 8 }),
+        first: from([2, 24], (i) => (i < 24 ? 5 : Math.floor((i % 24) / 7) * 7)),
+      },
+      attributes: scaled(8, true, 4),
+      tolerance,
+    },
+    {
+      name: 'window over more keys than queries',
+      inputs: qkv({ T: 5, S: 150, D: 8 }),
+      attributes: scaled(8, true, 80),
       tolerance,
       noFiniteDifferences: 'too large',
     },
@@ -138,14 +161,23 @@ export default defineCases(attentionOp, {
     {
       name: 'scale 0',
       inputs: qkv({ T: 4, D: 8 }),
-      attributes: { scale: 0, causal: true },
+      attributes: { scale: 0, causal: true, window: 0 },
       code: 'ERR_VALUE',
       message: /scale/,
+    },
+    {
+      name: 'a window that looks ahead',
+      inputs: qkv({ T: 4, D: 8 }),
+      attributes: scaled(8, false, 2),
+      code: 'ERR_VALUE',
+      message: /attention: a window needs causal: true/,
     },
   ],
   bench: [
     { inputs: qkv({ B: 4, T: 1024, H: 12, D: 64 }), attributes: scaled(64, true) },
     { inputs: qkv({ B: 16, T: 256, H: 4, D: 64 }), attributes: scaled(64, true) },
     { inputs: qkv({ B: 32, T: 128, H: 4, D: 32 }), attributes: scaled(32, true) },
+    { inputs: qkv({ B: 1, T: 4096, H: 4, D: 128 }), attributes: scaled(128, true) },
+    { inputs: qkv({ B: 1, T: 4096, H: 4, D: 128 }), attributes: scaled(128, true, 512) },
   ],
 })

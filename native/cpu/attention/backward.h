@@ -240,7 +240,8 @@ void StoreTransposedSums(Invocation& call, const float* sums, int64_t padded_row
   });
 }
 
-// attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal]
+// attention.backward(dout, q, k, v, out, lse, first?, last?) -> (dq, dk, dv) [scale, causal,
+// window]
 template <class Words, class T>
 void BackwardAttention(Invocation& call) {
   const View &dout = call[0], &q = call[1], &k = call[2], &v = call[3], &out = call[4],

@@ -90,8 +90,6 @@ void ForwardTile(const Problem& p, const View& q, const View& k, const View& v, 
   const int64_t used = RoundUp(p.D, kLanes), padded = RoundUp(count, kRows);
   const int64_t kv = h / p.group;
   const T* const q0 = q.as<T>() + b * q.step(0) + t0 * q.step(1) + h * q.step(2);
-  const T* const k0 = k.as<T>() + b * k.step(0) + kv * k.step(2);
-  const T* const v0 = v.as<T>() + b * v.step(0) + kv * v.step(2);
 
   PackRows<Words>(q0, q.step(1), count, padded, p.D, w.q, ld);
   std::memset(w.out, 0, padded * width * sizeof(float));
@@ -102,10 +100,10 @@ void ForwardTile(const Problem& p, const View& q, const View& k, const View& v, 
   }
   const Span all = Span::Of(w.interval, padded);
   for (int64_t key = std::max(all.low, 0) / kKeys * kKeys; key <= all.high; key += kKeys) {
-    const int64_t keys = std::min(kKeys, p.S - key);
-    PackRows<Words>(k0 + key * k.step(1), k.step(1), keys, kKeys, p.D, w.rows, ld);
+    const int64_t keys = std::min<int64_t>(kKeys, all.high + 1 - key);
+    PackKeys<Words, T>(p, k, b, kv, key, keys, w.rows, ld);
     Turn(w.rows, ld, w.k);
-    PackRows<Words>(v0 + key * v.step(1), v.step(1), keys, kKeys, p.D, w.rows, ld);
+    PackKeys<Words, T>(p, v, b, kv, key, keys, w.rows, ld);
     Pair<Words>(w.rows, ld, kKeys, w.v);
     for (int64_t i = 0; i < padded; i += kRows) {
       const Span span = Span::Of(w.interval + i, kRows);
@@ -146,7 +144,26 @@ void ForwardTile(const Problem& p, const View& q, const View& k, const View& v, 
   }
 }
 
-// attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal]
+template <class Words, class T>
+void RunForward(Invocation& call, const Problem& p, const View& q, const View& k, const View& v,
+                const View& out, float* lse) {
+  if (p.B == 0 || p.T == 0 || p.H == 0) return;
+  const int64_t work = kTileWork / std::max<int64_t>(1, 2 * p.S * p.D);
+  const int64_t chunk = std::clamp<int64_t>(work / kRows * kRows, kRows, 256);
+  const int64_t chunks = (p.T + chunk - 1) / chunk;
+  const int64_t bytes = ForwardScratch<Words>(nullptr, chunk, p.D).bytes;
+  call.ReserveScratch(bytes);
+  call.ParallelFor(p.B * p.H * chunks, [&](int64_t tile, int worker) {
+    const TileRegisters registers;
+    const ForwardScratch<Words> scratch(call.Scratch<std::byte>(worker, bytes), chunk, p.D);
+    // late queries see the most keys when causal: start with them
+    const int64_t t0 = (chunks - 1 - tile % chunks) * chunk, head = tile / chunks;
+    ForwardTile<Words, T>(p, q, k, v, out, lse, scratch, head / p.H, head % p.H, t0,
+                          std::min(chunk, p.T - t0));
+  });
+}
+
+// attention(q, k, v, first?, last?) -> (out, lse?) [scale, causal, window]
 template <class Words, class T>
 void ForwardAttention(Invocation& call) {
   const View &q = call[0], &k = call[1], &v = call[2], &out = call[5], &lse = call[6];
@@ -155,21 +172,7 @@ void ForwardAttention(Invocation& call) {
   Require(!call.has(6) || (lse.dtype == DType::kF32 && lse.rank == 3 && lse.dim(0) == p.B &&
                            lse.dim(1) == p.H && lse.dim(2) == p.T && lse.contiguous()),
           ErrorCode::kShape, "attention: lse must be f32 [B, H, T]");
-  if (p.B == 0 || p.T == 0 || p.H == 0) return;
-  const int64_t work = kTileWork / std::max<int64_t>(1, 2 * p.S * p.D);
-  const int64_t chunk = std::clamp<int64_t>(work / kRows * kRows, kRows, 256);
-  const int64_t chunks = (p.T + chunk - 1) / chunk;
-  const int64_t bytes = ForwardScratch<Words>(nullptr, chunk, p.D).bytes;
-  call.ReserveScratch(bytes);
-  float* const lse_data = call.has(6) ? lse.as<float>() : nullptr;
-  call.ParallelFor(p.B * p.H * chunks, [&](int64_t tile, int worker) {
-    const TileRegisters registers;
-    const ForwardScratch<Words> scratch(call.Scratch<std::byte>(worker, bytes), chunk, p.D);
-    // late queries see the most keys when causal: start with them
-    const int64_t t0 = (chunks - 1 - tile % chunks) * chunk, head = tile / chunks;
-    ForwardTile<Words, T>(p, q, k, v, out, lse_data, scratch, head / p.H, head % p.H, t0,
-                          std::min(chunk, p.T - t0));
-  });
+  RunForward<Words, T>(call, p, q, k, v, out, call.has(6) ? lse.as<float>() : nullptr);
 }
 
 }  // namespace FUSELM_LEVEL_NS

@@ -29,10 +29,13 @@ struct Problem {
   int64_t B, T, S, H, Hkv, D, group;
   float scale, scale2;  // scale2: for base-2 exponentials
   bool causal;
+  int64_t window;            // keys a query sees up to its own; 0: all
   const View *first, *last;  // null when absent
+  // With a cache, k and v are rings of S slots: position x stands at x mod S. Query t of row b is
+  // at position start[b] + t, and positions before start[b] + T - S are overwritten.
+  const View* start = nullptr;
 
-  static Problem Check(const Invocation& call, const View& q, const View& k, const View& v,
-                       size_t first, size_t last) {
+  static Problem Shapes(const View& q, const View& k, const View& v, double scale, int64_t window) {
     Require(q.rank == 4 && k.rank == 4 && v.rank == 4, ErrorCode::kShape,
             "attention: q must be [B, T, H, D], k and v [B, S, Hkv, D]");
     Problem p{};
@@ -48,9 +51,18 @@ struct Problem {
     Require(p.S < std::numeric_limits<int32_t>::max() && p.T < std::numeric_limits<int32_t>::max(),
             ErrorCode::kShape, "attention: T and S must be below 2^31");
     p.group = p.H / p.Hkv;
-    p.scale = static_cast<float>(call.f64(0));
+    p.scale = static_cast<float>(scale);
     Require(p.scale > 0, ErrorCode::kShape, "attention: scale must be positive");
     p.scale2 = p.scale * kLog2E;
+    p.causal = true;
+    p.window = window;
+    Require(window >= 0, ErrorCode::kShape, "attention: window must not be negative");
+    return p;
+  }
+
+  static Problem Check(const Invocation& call, const View& q, const View& k, const View& v,
+                       size_t first, size_t last) {
+    Problem p = Shapes(q, k, v, call.f64(0), call.i64(2));
     p.causal = call.flag(1);
     for (const size_t i : {first, last}) {
       const View& x = call[i];
@@ -79,10 +91,20 @@ inline Interval IntervalOf(const Problem& p, int64_t b, int64_t t) {
   const auto at = [&](const View& x) {
     return static_cast<int64_t>(x.as<int32_t>()[b * x.step(0) + t * x.step(1)]);
   };
-  int64_t low = 0, high = p.S - 1;
-  if (p.causal) high = std::min(high, t + p.S - p.T);
-  if (p.last) high = std::min(high, at(*p.last));
-  if (p.first) low = std::max(low, at(*p.first));
+  int64_t low = 0, high;
+  if (p.start) {
+    const int64_t start = p.start->as<int32_t>()[b * p.start->step(0)];
+    high = start + t;
+    low = std::max(low, start + p.T - p.S);
+    if (p.window) low = std::max(low, high + 1 - p.window);
+    if (p.first) low = std::max<int64_t>(low, p.first->as<int32_t>()[b * p.first->step(0)]);
+  } else {
+    const int64_t own = t + p.S - p.T;
+    high = p.causal ? std::min(p.S - 1, own) : p.S - 1;
+    if (p.window) low = std::max(low, own + 1 - p.window);
+    if (p.last) high = std::min(high, at(*p.last));
+    if (p.first) low = std::max(low, at(*p.first));
+  }
   if (low > high) return {0, -1};
   return {static_cast<int32_t>(low), static_cast<int32_t>(high)};
 }
@@ -111,6 +133,21 @@ struct Span {
     return full_low <= key && full_high >= key + columns - 1;
   }
 };
+
+// `count` rows of k or v from position `key` on, then zero rows up to kKeys. A ring may wrap.
+template <class Words, class T>
+inline void PackKeys(const Problem& p, const View& x, int64_t b, int64_t head, int64_t key,
+                     int64_t count, typename Words::Word* to, int64_t ld) {
+  const T* const from = x.as<T>() + b * x.step(0) + head * x.step(2);
+  if (!p.start)
+    return PackRows<Words>(from + key * x.step(1), x.step(1), count, kKeys, p.D, to, ld);
+  const int64_t slot = key % p.S, part = std::min(count, p.S - slot);
+  PackRows<Words>(from + slot * x.step(1), x.step(1), part, part, p.D, to, ld);
+  for (int64_t r = part; r < count; r += p.S)  // a ring may be smaller than a block
+    PackRows<Words>(from, x.step(1), std::min(p.S, count - r), std::min(p.S, count - r), p.D,
+                    to + r * ld, ld);
+  std::memset(to + count * ld, 0, (kKeys - count) * ld * sizeof(*to));
+}
 
 // Masks the scores of one query outside its interval.
 inline void MaskRow(float* s, Interval row, int64_t key, int64_t columns) {
