@@ -1,6 +1,6 @@
 // The AMX tile instructions. With FUSELM_EMULATE_AMX they are a software model of tiles, palette
 // and arithmetic, so that the kernels' logic runs and is tested on machines without AMX.
-// Source: Intel SDM volume 2, TDPBF16PS, LDTILECFG, TILELOADD, TILESTORED.
+// Source: Intel SDM volume 2, TDPBF16PS, TDPBSSD, LDTILECFG, TILELOADD, TILESTORED.
 #pragma once
 
 #include <immintrin.h>
@@ -106,6 +106,29 @@ inline void DotBf16() {
   }
 }
 
+// Signed bytes, four to a word of K, summed exactly in int32.
+template <int kC, int kA, int kB>
+inline void DotInt8() {
+  Checked(kA);
+  Checked(kB);
+  Model& s = Checked(kC);
+  const int words = s.config.bytes_per_row[kA] / 4;
+  const int cols = s.config.bytes_per_row[kC] / 4;
+  if (s.config.rows[kC] != s.config.rows[kA] || s.config.rows[kB] != words ||
+      s.config.bytes_per_row[kB] != s.config.bytes_per_row[kC])
+    std::abort();
+  for (int m = 0; m < s.config.rows[kC]; ++m) {
+    int32_t c[16];
+    std::memcpy(c, s.tile[kC][m], sizeof c);
+    for (int k = 0; k < words; ++k)
+      for (int n = 0; n < cols; ++n)
+        for (int byte = 0; byte < 4; ++byte)
+          c[n] += static_cast<int8_t>(s.tile[kA][m][4 * k + byte]) *
+                  static_cast<int8_t>(s.tile[kB][k][4 * n + byte]);
+    std::memcpy(s.tile[kC][m], c, sizeof c);
+  }
+}
+
 #else
 
 inline void LoadConfig(const TileConfig& config) { _tile_loadconfig(&config); }
@@ -127,18 +150,24 @@ template <int kC, int kA, int kB>
 inline void DotBf16() {
   asm volatile("tdpbf16ps %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(kB), "i"(kA), "i"(kC));
 }
+template <int kC, int kA, int kB>
+inline void DotInt8() {
+  asm volatile("tdpbssd %%tmm%c0, %%tmm%c1, %%tmm%c2" ::"i"(kB), "i"(kA), "i"(kC));
+}
 
 #endif
 
-// Eight whole tiles for the life of a tile job. Each job loads its own: work of another queue may
-// have run on this thread, with another configuration, since the last one.
+// Eight tiles for the life of a tile job: 0 to 3 are C, 4 and 5 are A, 6 and 7 are B. All whole, or
+// A and B with fewer words of K. Each job loads its own: work of another queue may have run on this
+// thread, with another configuration, since the last one.
 class Tiles {
  public:
-  Tiles() {
+  explicit Tiles(int words = kTileRows) {
     TileConfig config;
     for (int t = 0; t < 8; ++t) {
-      config.bytes_per_row[t] = kTileBytes;
-      config.rows[t] = kTileRows;
+      const bool a = t == 4 || t == 5, b = t >= 6;
+      config.bytes_per_row[t] = static_cast<uint16_t>(a ? 4 * words : kTileBytes);
+      config.rows[t] = static_cast<uint8_t>(b ? words : kTileRows);
     }
     LoadConfig(config);
   }

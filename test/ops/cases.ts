@@ -57,6 +57,8 @@ export type OpCase = CaseShape & {
   /** Which of f32 and bf16 to run; both when not said. */
   readonly dtypes?: readonly ('f32' | 'bf16')[]
   readonly tolerance?: { readonly f32?: Tolerance; readonly bf16?: Tolerance }
+  /** Of gradients, where theirs is not that of the outputs. */
+  readonly gradientTolerance?: { readonly f32?: Tolerance; readonly bf16?: Tolerance }
   /** Outputs not compared with the reference, with the reason (e.g. undefined for empty rows). */
   readonly ignoreOutputs?: { readonly [output: string]: string }
   /** Why finite differences do not apply to this case (e.g. a kink of the function). */

@@ -43,10 +43,12 @@ function compareExecuted(
     ignore = {},
     allowance = {},
     gradients,
+    gradientLimits = limits,
   }: {
     ignore?: Readonly<Record<string, string>>
     allowance?: Readonly<Record<string, number>>
     gradients: boolean
+    gradientLimits?: Limits
   },
 ): string[] {
   const failures: string[] = []
@@ -70,7 +72,7 @@ function compareExecuted(
       const { ok, detail } = compare(
         actual,
         expected,
-        limits,
+        gradientLimits,
         PYTORCH_FACTOR * (allowance[`grad.${name}`] ?? 0),
       )
       if (!ok) failures.push(`gradient of ${name}${detail}`)
@@ -96,9 +98,11 @@ async function oneCase(
   const options = { gradients, dyDType: dtype, seed, call: table.call }
   const kernel = await execute(devices.main, op, prepared, { ...options, reference: false })
   const reference = await execute(devices.main, op, prepared, { ...options, reference: true })
-  const failures = compareExecuted(kernel, reference, limitsOf(testCase, dtype), {
+  const limits = limitsOf(testCase, dtype)
+  const failures = compareExecuted(kernel, reference, limits, {
     ignore: testCase.ignoreOutputs ?? {},
     gradients,
+    gradientLimits: testCase.gradientTolerance?.[dtype] ?? limits,
   })
   for (const name of kernel.byReference)
     if (!isReferenceOnly(name)) failures.push(`${name} was served by its reference`)
