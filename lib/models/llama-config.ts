@@ -1,7 +1,9 @@
 // The configuration of a LLaMA-family decoder: Hugging Face's config.json in camelCase.
 
+import type { RopeScaling } from '../nn/rotary.ts'
 import { ConfigError } from '../runtime/errors.ts'
 import { checkOptions } from '../runtime/options.ts'
+import { checkRopeScaling, readRope, snakeCase, writeRopeScaling } from './rope-config.ts'
 
 export interface LlamaConfig {
   readonly vocabSize: number
@@ -17,6 +19,10 @@ export interface LlamaConfig {
   readonly rmsNormEps: number
   /** Base of the rotary frequencies. Default 10000. */
   readonly ropeTheta: number
+  /** Share of each head that turns, its first part. Default 1. */
+  readonly partialRotaryFactor: number
+  /** Rotary scaling for longer contexts. Default null. */
+  readonly ropeScaling: RopeScaling | null
   /** Longest context the model is meant for. Default 2048. */
   readonly maxPositionEmbeddings: number
   /** The output layer is the embedding. Default true. */
@@ -39,6 +45,8 @@ const KEYS: readonly (keyof LlamaConfig)[] = [
   'headDim',
   'rmsNormEps',
   'ropeTheta',
+  'partialRotaryFactor',
+  'ropeScaling',
   'maxPositionEmbeddings',
   'tieWordEmbeddings',
   'initializerRange',
@@ -59,6 +67,8 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
     headDim: hiddenSize / numAttentionHeads,
     rmsNormEps: 1e-6,
     ropeTheta: 10000,
+    partialRotaryFactor: 1,
+    ropeScaling: null,
     maxPositionEmbeddings: 2048,
     tieWordEmbeddings: true,
     initializerRange: 0.02,
@@ -84,23 +94,30 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
       `llama config: numKeyValueHeads must divide numAttentionHeads (${numAttentionHeads}), received ${config.numKeyValueHeads}`,
     )
   }
-  if (config.headDim % 2 !== 0) {
-    throw new ConfigError(
-      `llama config: headDim must be even for rotary positions, received ${config.headDim}`,
-    )
-  }
-  for (const key of ['rmsNormEps', 'ropeTheta', 'initializerRange'] as const) {
+  for (const key of ['rmsNormEps', 'ropeTheta', 'partialRotaryFactor', 'initializerRange'] as const) {
     const value = config[key]
     if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
       throw new ConfigError(`llama config: ${key} must be a positive number, received ${value}`)
     }
   }
+  const turned = rotarySize(config)
+  if (turned % 2 !== 0 || turned < 2 || turned > config.headDim) {
+    throw new ConfigError(
+      `llama config: headDim x partialRotaryFactor must be even and from 2 to headDim (${config.headDim}) for rotary positions, received ${turned}`,
+    )
+  }
+  checkRopeScaling('llama config', config.ropeScaling, turned / 2)
   if (typeof config.tieWordEmbeddings !== 'boolean') {
     throw new ConfigError(
       `llama config: tieWordEmbeddings must be a boolean, received ${config.tieWordEmbeddings}`,
     )
   }
   return config
+}
+
+/** Elements of a head that turn. */
+export function rotarySize({ headDim, partialRotaryFactor }: LlamaConfig): number {
+  return Math.floor(headDim * partialRotaryFactor)
 }
 
 /** Hugging Face's config.json of the model. */
@@ -123,6 +140,8 @@ export function toHuggingFaceConfig(
     num_hidden_layers: config.numHiddenLayers,
     num_key_value_heads: config.numKeyValueHeads,
     rms_norm_eps: config.rmsNormEps,
+    ...(config.partialRotaryFactor === 1 ? {} : { partial_rotary_factor: config.partialRotaryFactor }),
+    rope_scaling: config.ropeScaling && writeRopeScaling(config.ropeScaling),
     rope_theta: config.ropeTheta,
     tie_word_embeddings: config.tieWordEmbeddings,
     torch_dtype: dtype,
@@ -145,18 +164,14 @@ export function fromHuggingFaceConfig(json: unknown): LlamaConfig {
   refuse(value, 'hidden_act', 'silu')
   refuse(value, 'attention_bias', false)
   refuse(value, 'mlp_bias', false)
-  refuse(value, 'rope_scaling', null)
-  const rope = value.get('rope_parameters')
-  const parameters = new Map(typeof rope === 'object' && rope !== null ? Object.entries(rope) : [])
-  refuse(parameters, 'rope_type', 'default')
   const options: Record<string, unknown> = {}
   for (const key of KEYS) {
     const found = value.get(snakeCase(key))
     if (found !== undefined && found !== null) options[key] = found
   }
-  // transformers 4 writes rope_theta at the top, 5 inside rope_parameters
-  if (options['ropeTheta'] === undefined && parameters.has('rope_theta')) {
-    options['ropeTheta'] = parameters.get('rope_theta')
+  for (const [key, found] of Object.entries(readRope(value))) {
+    if (found === undefined || found === null) delete options[key]
+    else options[key] = found
   }
   // Hugging Face's own default, unlike ours
   options['tieWordEmbeddings'] ??= false
@@ -170,8 +185,4 @@ function refuse(config: ReadonlyMap<string, unknown>, key: string, only: unknown
       `config.json: ${key} must be ${JSON.stringify(only)}, received ${JSON.stringify(found)}`,
     )
   }
-}
-
-function snakeCase(key: string): string {
-  return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 }

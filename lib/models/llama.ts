@@ -5,20 +5,25 @@ import { applyDropout, type DropoutOptions } from '../nn/dropout.ts'
 import { Initializer, type ParameterDType } from '../nn/init.ts'
 import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
+import { Rotary } from '../nn/rotary.ts'
 import { attention } from '../ops/attention.ts'
 import { linear } from '../ops/linear.ts'
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
 import { residualAdd } from '../ops/residual_add.ts'
-import { rope } from '../ops/rope.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import { completeLlamaConfig, type LlamaConfig, type LlamaOptions } from './llama-config.ts'
+import { completeLlamaConfig, type LlamaConfig, type LlamaOptions, rotarySize } from './llama-config.ts'
 
 /** Where tokens stand and which keys they see; all from the plain causal order when left out. */
 export interface SequenceOptions {
   /** i32 [B, T]: rotary position of each token; 0, 1, ... when left out. */
   readonly positions?: Tensor | null
+  /**
+   * Positions that the sequence spans, for rotary scaling that depends on it (dynamic, longrope); T when
+   * left out.
+   */
+  readonly length?: number
   /** i32 [B, T]: first key each token may attend to (documents, left padding); 0 when left out. */
   readonly first?: Tensor | null
   /** Training: dropout of what each attention and MLP adds to the stream. None when left out. */
@@ -30,23 +35,24 @@ class LlamaAttention extends Module {
   readonly kProj: Linear
   readonly vProj: Linear
   readonly oProj: Linear
-  readonly #config: LlamaConfig
+  readonly #headDim: number
+  readonly #rotary: Rotary
 
-  constructor(init: Initializer, c: LlamaConfig) {
+  constructor(init: Initializer, c: LlamaConfig, rotary: Rotary) {
     super()
     const std = c.initializerRange
     this.qProj = new Linear(init, c.hiddenSize, c.numAttentionHeads * c.headDim, std)
     this.kProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
     this.vProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
     this.oProj = new Linear(init, c.numAttentionHeads * c.headDim, c.hiddenSize, std)
-    this.#config = c
+    this.#headDim = c.headDim
+    this.#rotary = rotary
   }
 
-  override forward(x_BTD: Tensor, { positions = null, first = null }: SequenceOptions): Tensor {
-    const { headDim, ropeTheta } = this.#config
+  override forward(x_BTD: Tensor, { positions, first = null, length }: SequenceOptions): Tensor {
     const [batch = 0, steps = 0] = x_BTD.shape
-    const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, headDim])
-    const rotated = (y: Tensor): Tensor => rope(heads(y), { theta: ropeTheta, positions })
+    const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, this.#headDim])
+    const rotated = (y: Tensor): Tensor => this.#rotary.forward(heads(y), { positions, length })
     const q_BTHK = rotated(this.qProj.forward(x_BTD))
     const k_BTGK = rotated(this.kProj.forward(x_BTD))
     const v_BTGK = heads(this.vProj.forward(x_BTD))
@@ -78,10 +84,10 @@ class LlamaLayer extends Module {
   readonly postAttentionLayernorm: RmsNorm
   readonly mlp: LlamaMlp
 
-  constructor(init: Initializer, c: LlamaConfig) {
+  constructor(init: Initializer, c: LlamaConfig, rotary: Rotary) {
     super()
     this.inputLayernorm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
-    this.selfAttn = new LlamaAttention(init, c)
+    this.selfAttn = new LlamaAttention(init, c, rotary)
     this.postAttentionLayernorm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
     this.mlp = new LlamaMlp(init, c)
   }
@@ -99,12 +105,20 @@ class LlamaModel extends Module {
   readonly embedTokens: Embedding
   readonly layers: LlamaLayer[]
   readonly norm: RmsNorm
+  readonly #rotary: Rotary
 
   constructor(init: Initializer, c: LlamaConfig) {
     super()
+    const rotary = new Rotary({ ...c, rotarySize: rotarySize(c) }, init.device)
+    this.#rotary = rotary
     this.embedTokens = new Embedding(init, c.vocabSize, c.hiddenSize, c.initializerRange)
-    this.layers = Array.from({ length: c.numHiddenLayers }, () => new LlamaLayer(init, c))
+    this.layers = Array.from({ length: c.numHiddenLayers }, () => new LlamaLayer(init, c, rotary))
     this.norm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
+  }
+
+  override dispose(): void {
+    super.dispose()
+    this.#rotary.dispose()
   }
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
@@ -170,6 +184,11 @@ export class Llama extends Module {
    */
   loss(ids: Tensor, labels: Tensor, { scale = null, ...sequence }: LossOptions = {}): Tensor {
     return linearCrossEntropy(this.model.forward(ids, sequence), this.#head(), labels, { scale })
+  }
+
+  override dispose(): void {
+    super.dispose()
+    this.model.dispose()
   }
 
   #head(): { readonly weight: Tensor } {

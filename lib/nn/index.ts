@@ -2,3 +2,11 @@ export { DropoutKeys, type DropoutOptions } from './dropout.ts'
 export { Initializer, type InitOptions, type ParameterDType } from './init.ts'
 export { Embedding, Linear, RmsNorm } from './layers.ts'
 export { Module, parameter } from './module.ts'
+export {
+  type RopeFrequencies,
+  type RopeScaling,
+  Rotary,
+  type RotaryConfig,
+  type RotaryPlace,
+  ropeFrequencies,
+} from './rotary.ts'

@@ -107,6 +107,7 @@ function savesAt(d: OpDefinition): OpRecord['savesAt'] {
 let floatDType: DType | null = null
 let kernelDType: DType | null = null
 let needsGrad = false
+let constantNeedsGrad = false
 
 function checkInput(op: OpRecord, def: InputDef, tensor: Tensor | null | undefined): void {
   if (tensor === null || tensor === undefined) {
@@ -131,7 +132,10 @@ function checkInput(op: OpRecord, def: InputDef, tensor: Tensor | null | undefin
     }
     if (kernelDType === null && isFloat(dtype)) kernelDType = dtype
   }
-  if (tensor.node !== null) needsGrad = true
+  if (tensor.node !== null) {
+    needsGrad = true
+    if (def.constant) constantNeedsGrad = true
+  }
 }
 
 function dtypeError(op: OpRecord, def: InputDef, expected: string, received: Tensor): ShapeError {
@@ -201,6 +205,7 @@ function callOp(
   floatDType = null
   kernelDType = null
   needsGrad = false
+  constantNeedsGrad = false
   if (inputs.length !== defs.length) {
     throw new ValueError(`${op.label}: takes ${defs.length} inputs, received ${inputs.length}`)
   }
@@ -214,6 +219,7 @@ function callOp(
   const dtype = kernelDType
   const records = needsGrad && mode.grad
   if (records && definition.differentiable === false) throw notDifferentiable(op, inputs, groups)
+  if (records && constantNeedsGrad) throw constantRequiresGrad(op, inputs, groups)
 
   const attributes = checkAttributes(op, givenAttributes)
   const specs = definition.infer(inputs as readonly Tensor[], attributes, groups as readonly Tensor[][])
@@ -312,6 +318,22 @@ function deviceOf(
   }
   for (const group of groups) for (const tensor of group) if (tensor) return tensor.storage.device
   return mode.device ?? Device.default()
+}
+
+function constantRequiresGrad(
+  op: OpRecord,
+  inputs: readonly (Tensor | null)[],
+  groups: readonly (readonly (Tensor | null)[])[],
+): ValueError {
+  const name = [inputs, ...groups]
+    .flatMap((tensors, g) => {
+      const defs = g === 0 ? op.definition.inputs : (op.definition.group ?? NONE)
+      return defs.filter((def, i) => def.constant && tensors[i]?.requiresGrad)
+    })
+    .at(0)?.name
+  return new ValueError(
+    `${op.label}: gives no gradient to ${name}, which requires one; give it ${name}.detach()`,
+  )
 }
 
 function notDifferentiable(

@@ -34,6 +34,8 @@ export interface InputDef {
   readonly inPlace?: true
   /** A 'float' input that need not have the dtype of the other 'float' inputs. */
   readonly mixed?: true
+  /** No gradient flows into it: one that requires a gradient is refused, not silently lost. */
+  readonly constant?: true
 }
 
 export interface OutputDef {

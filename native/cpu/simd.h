@@ -93,6 +93,8 @@ inline void SplitExponent(Vec a, Vec& mantissa, Vec& exponent) {
 inline float Sum(Vec a) { return _mm512_reduce_add_ps(a.v); }
 inline float MaxOf(Vec a) { return _mm512_reduce_max_ps(a.v); }
 // cond > 0 ? a : b, lane by lane
+// Lanes 2i and 2i + 1 exchanged.
+inline Vec SwapPairs(Vec a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 inline Vec SelectPositive(Vec cond, Vec a, Vec b) {
   return {
       _mm512_mask_blend_ps(_mm512_cmp_ps_mask(cond.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v)};
@@ -186,6 +188,7 @@ inline float MaxOf(Vec a) {
   s = _mm_max_ps(s, _mm_movehl_ps(s, s));
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
+inline Vec SwapPairs(Vec a) { return {_mm256_permute_ps(a.v, 0xb1)}; }
 inline Vec SelectPositive(Vec cond, Vec a, Vec b) {
   return {_mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(cond.v, _mm256_setzero_ps(), _CMP_GT_OQ))};
 }
@@ -275,6 +278,9 @@ inline float MaxOf(Vec a) {
   float m = a.v[0];
   for (int i = 1; i < kLanes; ++i) m = a.v[i] > m ? a.v[i] : m;
   return m;
+}
+inline Vec SwapPairs(Vec a) {
+  return MapLanes([&](int i) { return a.v[i ^ 1]; });
 }
 inline Vec SelectPositive(Vec cond, Vec a, Vec b) {
   return MapLanes([&](int i) { return cond.v[i] > 0 ? a.v[i] : b.v[i]; });

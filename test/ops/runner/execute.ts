@@ -77,7 +77,7 @@ async function run(
   const make = (input: PreparedInput | null, prefix: string): Ten | null => {
     if (input === null) return null
     const dtype = options.reference && input.widens ? 'f64' : input.dtype
-    const requiresGrad = wanted && !input.inPlace && isFloating(dtype)
+    const requiresGrad = wanted && !input.inPlace && !input.constant && isFloating(dtype)
     const tensor = makeTensor(device, input.values, {
       shape: input.shape,
       dtype,

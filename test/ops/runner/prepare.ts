@@ -21,6 +21,7 @@ export type PreparedInput = {
   /** Declared 'float' (or a list with f64): float64 when the reference is the oracle. */
   readonly widens: boolean
   readonly inPlace: boolean
+  readonly constant: boolean
   readonly shape: readonly number[]
   readonly strides: InputSpec['strides'] | undefined
   /** What `dtype` can hold, row-major. */
@@ -65,6 +66,7 @@ function prepareInput(
     dtype: own,
     widens: resolved.widens && FLOATS.includes(own),
     inPlace: def.inPlace === true,
+    constant: def.constant === true,
     shape: spec.shape,
     strides: spec.strides,
     values: roundTo(fillValues(spec, own, `${seed}/${def.name}`), own),
@@ -133,6 +135,7 @@ export function prepareGolden(definition: OpDefinition, golden: GoldenCase, dtyp
       dtype: own,
       widens: resolved.widens && FLOATS.includes(own),
       inPlace: def.inPlace === true,
+      constant: def.constant === true,
       shape: tensor.shape,
       strides: undefined,
       values: roundTo(tensor.values, own),
