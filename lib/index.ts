@@ -58,3 +58,15 @@ export { type DType, dtypes, type TensorData } from './tensor/dtype.ts'
 export { enableGrad, noGrad, withDevice, withQueue, withReference } from './tensor/mode.ts'
 export { keep, scope } from './tensor/scope.ts'
 export { Tensor } from './tensor/tensor.ts'
+export type { ChatMessage } from './tokenizer/chat-template.ts'
+export type { DecodeStream } from './tokenizer/decode.ts'
+export type { EncodeOptions } from './tokenizer/encoder.ts'
+export type { SplitPatternName } from './tokenizer/normalize.ts'
+export {
+  type ChatTemplateOptions,
+  type DecodeOptions,
+  type EncodeAsyncOptions,
+  type SpecialTokens,
+  Tokenizer,
+  type TrainTokenizerOptions,
+} from './tokenizer/tokenizer.ts'

@@ -1,0 +1,81 @@
+// Reads values out of parsed JSON, each with its place in the error.
+
+import { FormatError } from '../runtime/errors.ts'
+
+export type JsonObject = { readonly [key: string]: unknown }
+
+/** A value of a JSON file and where it stands; asks for what it should be. */
+export class JsonValue {
+  readonly value: unknown
+  /** `tokenizer.json: model.vocab` */
+  readonly where: string
+
+  constructor(value: unknown, where: string) {
+    this.value = value
+    this.where = where
+  }
+
+  fail(expected: string): never {
+    const text = JSON.stringify(this.value) ?? 'nothing'
+    const found = text.length > 60 ? `${text.slice(0, 60)}...` : text
+    throw new FormatError(`${this.where}: expected ${expected}, found ${found}`)
+  }
+
+  get missing(): boolean {
+    return this.value === undefined || this.value === null
+  }
+
+  object(): JsonObject {
+    const { value } = this
+    if (typeof value !== 'object' || value === null || Array.isArray(value)) this.fail('an object')
+    return value as JsonObject
+  }
+
+  get(key: string): JsonValue {
+    const object = this.object()
+    return new JsonValue(Object.hasOwn(object, key) ? object[key] : undefined, `${this.where}.${key}`)
+  }
+
+  items(): JsonValue[] {
+    if (!Array.isArray(this.value)) this.fail('an array')
+    return (this.value as unknown[]).map((item, i) => new JsonValue(item, `${this.where}[${i}]`))
+  }
+
+  string(): string {
+    if (typeof this.value !== 'string') this.fail('a string')
+    return this.value
+  }
+
+  integer(min: number, max: number): number {
+    const { value } = this
+    if (typeof value !== 'number' || !Number.isInteger(value) || value < min || value > max) {
+      this.fail(`an integer from ${min} to ${max}`)
+    }
+    return value
+  }
+
+  /** `fallback` when it is missing or null. */
+  boolean(fallback: boolean): boolean {
+    if (this.missing) return fallback
+    if (typeof this.value !== 'boolean') this.fail('true or false')
+    return this.value
+  }
+
+  oneOf<T extends string>(...known: readonly T[]): T {
+    const found = known.find((name) => name === this.value)
+    return found ?? this.fail(`one of ${known.join(', ')}`)
+  }
+}
+
+/**
+ * Parses JSON.
+ * @throws FormatError naming the place
+ */
+export function parseJson(text: string, where: string): JsonValue {
+  try {
+    return new JsonValue(JSON.parse(text), where)
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error
+    throw new FormatError(`${where}: expected JSON, found ${error.message.slice(0, 200)}`)
+  }
+}
