@@ -121,8 +121,11 @@ void PackPanels(Invocation& inv, const Pass& pass, int64_t n0, int64_t n, float*
     for (int64_t p = tile * group; p < end; ++p)
       for (int i = 0; i < pass.count; ++i) {
         const Piece& piece = pass.pieces[i];
-        PackB<T>(piece.segment->b, n0 + n, n0 + p * kPanel, piece.k0, piece.len,
-                 packed + p * panel_floats + piece.word0 * kPanel);
+        PackB<T>(piece.segment->b, {.column = n0 + p * kPanel,
+                                    .columns = std::min<int64_t>(kPanel, n - p * kPanel),
+                                    .k0 = piece.k0,
+                                    .len = piece.len,
+                                    .dst = packed + p * panel_floats + piece.word0 * kPanel});
       }
   };
   const int64_t tiles = (panels + group - 1) / group;

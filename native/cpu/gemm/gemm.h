@@ -3,9 +3,13 @@
 //   C[m, n] = sum over segments, over k of  A[m, k] * B[n, k]
 //
 // in float32, for f32 or bf16 operands. Three seams keep weight kinds, low-rank terms and fused
-// tails from multiplying files: how a B panel is packed (pack.h), further segments of K (a LoRA
-// term is a second segment), and what happens to a finished block of C (GemmOutput, or a callback
-// that gets the block in float32 while it is in cache).
+// tails from multiplying files:
+//   - how a panel of B is packed: GemmOperand::pack makes it from weights that are not dense f32
+//     or bf16 (quantized, interleaved, ...); pack.h has the loops, a packer only loads words;
+//   - extra K: every further segment adds its A and B to the same accumulators (a low-rank term is
+//     a short second segment), each with a packer of its own;
+//   - the epilogue: what happens to a finished block of C (GemmOutput, or a callback that gets the
+//     block in float32 while it is in cache).
 //
 // Work is cut by shape only, and each element of C is summed in one order: results are bitwise
 // equal on any number of threads.
@@ -18,12 +22,23 @@
 
 namespace fuselm {
 
+// A panel of B to be packed for K [k0, k0 + len): columns [column, column + kPanel), of which those
+// from column + columns on do not exist and are zeros. `dst` is laid out as pack.h says.
+struct GemmPanel {
+  int64_t column, columns;
+  int64_t k0, len;
+  float* dst;
+};
+
 // One operand, its rows counted by i (m of A, n of B). Element (i, k) is data[i * stride + k]
 // when along_k, else data[k * stride + i].
 struct GemmOperand {
   const void* data = nullptr;
   int64_t stride = 0;
   bool along_k = true;
+  // B only: packs a panel, `data` being its context; stride and along_k are then not read. Called
+  // from tiles (it may not throw), for panels in any order. Write it with PackAlongK or PackDownK.
+  void (*pack)(const void* data, const GemmPanel& panel) = nullptr;
 };
 
 struct GemmSegment {

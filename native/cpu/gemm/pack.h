@@ -61,36 +61,58 @@ void PackA(const GemmOperand& a, int64_t i0, int64_t rows, int64_t k0, int64_t l
   }
 }
 
-// Columns [j0, j0 + kPanel) (of n) of operand b, elements [k0, k0 + len) of K, into
-// dst[RoundUp(words, kLanes)][kPanel].
-template <class T>
-void PackB(const GemmOperand& b, int64_t n, int64_t j0, int64_t k0, int64_t len, float* dst) {
-  const T* data = static_cast<const T*>(b.data);
+// Packs a panel of a B whose K runs along its rows. load(column, k, left) returns kLanes words of
+// that column from element k of K on, zeros past the `left` elements that remain; k counts from the
+// start of B.
+template <class T, class Load>
+void PackAlongK(const GemmPanel& panel, const Load& load) {
   constexpr int64_t step = int64_t{kLanes} * kPerWord<T>;
-  if (!b.along_k) {
-    const int64_t words = RoundUp(WordsOf<T>(len), kLanes);
-    for (int64_t w = 0; w < words; ++w, dst += kPanel) {
-      const int64_t at = w * kPerWord<T>;
-      for (int j = 0; j < kVecs; ++j) {
-        const int64_t col = j0 + j * kLanes;
-        Store(dst + j * kLanes,
-              ColWords(data + (k0 + at) * b.stride + col, b.stride, n - col, len - at));
-      }
-    }
-    return;
-  }
-  for (int64_t k = 0; k < len; k += step) {
+  float* dst = panel.dst;
+  for (int64_t k = 0; k < panel.len; k += step) {
     for (int j = 0; j < kVecs; ++j) {
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        const int64_t col = j0 + j * kLanes + i;
-        block[i] = col < n ? RowWords(data + col * b.stride + k0 + k, len - k) : Zero();
+        const int64_t at = j * kLanes + i;
+        block[i] =
+            at < panel.columns ? load(panel.column + at, panel.k0 + k, panel.len - k) : Zero();
       }
       Transpose(block);
       for (int w = 0; w < kLanes; ++w) Store(dst + w * kPanel + j * kLanes, block[w]);
     }
     dst += kLanes * kPanel;
   }
+}
+
+// Packs a panel of a B whose K runs down its rows. load(k, column, left, left_k) returns the words
+// at element k of K for kLanes columns, zeros past the `left` that exist; of a word of two elements
+// the second is zero when left_k is 1.
+template <class T, class Load>
+void PackDownK(const GemmPanel& panel, const Load& load) {
+  const int64_t words = RoundUp(WordsOf<T>(panel.len), kLanes);
+  float* dst = panel.dst;
+  for (int64_t w = 0; w < words; ++w, dst += kPanel) {
+    const int64_t k = w * kPerWord<T>;
+    for (int j = 0; j < kVecs; ++j) {
+      const int64_t left = panel.columns - j * kLanes;
+      Store(dst + j * kLanes,
+            left > 0 && k < panel.len
+                ? load(panel.k0 + k, panel.column + j * kLanes, left, panel.len - k)
+                : Zero());
+    }
+  }
+}
+
+template <class T>
+void PackB(const GemmOperand& b, const GemmPanel& panel) {
+  if (b.pack) return b.pack(b.data, panel);
+  const T* data = static_cast<const T*>(b.data);
+  if (b.along_k)
+    return PackAlongK<T>(panel, [&](int64_t column, int64_t k, int64_t left) {
+      return RowWords(data + column * b.stride + k, left);
+    });
+  PackDownK<T>(panel, [&](int64_t k, int64_t column, int64_t left, int64_t left_k) {
+    return ColWords(data + k * b.stride + column, b.stride, left, left_k);
+  });
 }
 
 }  // namespace FUSELM_LEVEL_NS

@@ -68,6 +68,30 @@ inline Vec ColWords(const T* p, [[maybe_unused]] int64_t stride, int64_t left, i
     return LoadN(p, left);
 }
 
+// What a packer that computes its elements in float32 stores, word by word. Along K: 2 kLanes
+// elements in order (`high` is not read where a word is one element). Down K: elements k and k + 1
+// of kLanes columns.
+template <class T>
+inline Vec JoinAlongK(Vec low, [[maybe_unused]] Vec high) {
+#if FUSELM_GEMM_PAIRS
+  if constexpr (kPerWord<T> == 2)
+    return {(__m512)_mm512_cvtne2ps_pbh(high.v, low.v)};
+  else
+#endif
+    return low;
+}
+template <class T>
+inline Vec JoinDownK(Vec first, [[maybe_unused]] Vec second) {
+#if FUSELM_GEMM_PAIRS
+  if constexpr (kPerWord<T> == 2)
+    return {_mm512_castsi512_ps(
+        _mm512_or_si512(_mm512_cvtepu16_epi32(NarrowBf16(first.v)),
+                        _mm512_slli_epi32(_mm512_cvtepu16_epi32(NarrowBf16(second.v)), 16)))};
+  else
+#endif
+    return first;
+}
+
 // Transposes a kLanes x kLanes block of words in registers.
 inline void Transpose(Vec (&r)[kLanes]) {
 #if FUSELM_HAS_AVX512
