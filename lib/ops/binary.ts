@@ -5,7 +5,7 @@ import { broadcastShapes, sameShape } from '../tensor/layout.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { cast } from './copy.ts'
 import { full } from './create.ts'
-import { defineOp, type Op, shapeError, spec } from './define.ts'
+import { defineOp, type Op, publicName, shapeError, spec } from './define.ts'
 
 export type Operand = Tensor | number
 
@@ -29,12 +29,13 @@ const inputs = [
 ] as const
 
 function binaryOp(name: string, saves: readonly ('a' | 'b' | 'y')[], gradients: Gradients): BinaryOp {
+  const label = publicName(name)
   return defineOp({
     name,
     inputs,
     outputs: [{ name: 'y' }],
     infer: ([a, b]) => {
-      checkAlike(name, a, b)
+      checkAlike(label, a, b)
       return [spec(a.shape, a.dtype)]
     },
     primitive: true,
@@ -44,12 +45,13 @@ function binaryOp(name: string, saves: readonly ('a' | 'b' | 'y')[], gradients: 
 }
 
 function comparison(name: string): BinaryOp {
+  const label = publicName(name)
   return defineOp({
     name,
     inputs,
     outputs: [{ name: 'y' }],
     infer: ([a, b]) => {
-      checkAlike(name, a, b)
+      checkAlike(label, a, b)
       return [spec(a.shape, 'u8')]
     },
     primitive: true,
@@ -84,12 +86,15 @@ function scalar(like: Tensor, value: number): Tensor {
   return view
 }
 
-function call(op: BinaryOp, a: Operand, b: Operand): Tensor {
-  const [x, y] = broadcast(op.definition.name, a, b)
-  const [z] = op([x, y])
-  if (x !== a) x.dispose()
-  if (y !== b) y.dispose()
-  return z
+function broadcasting(op: BinaryOp): (a: Operand, b: Operand) => Tensor {
+  const label = publicName(op.definition.name)
+  return (a, b) => {
+    const [x, y] = broadcast(label, a, b)
+    const [z] = op([x, y])
+    if (x !== a) x.dispose()
+    if (y !== b) y.dispose()
+    return z
+  }
 }
 
 export const addOp = binaryOp('add', [], ({ dy }) => [dy, dy])
@@ -105,7 +110,9 @@ export const divOp = binaryOp('div', ['b', 'y'], ({ dy, b, y, needs }) => {
 export const maximumOp = binaryOp('maximum', ['a', 'b'], ({ dy, a, b }) => split(dy, less(b, a), equal(a, b)))
 export const minimumOp = binaryOp('minimum', ['a', 'b'], ({ dy, a, b }) => split(dy, less(a, b), equal(a, b)))
 export const equalOp = comparison('equal')
+export const notEqualOp = comparison('not_equal')
 export const lessOp = comparison('less')
+export const lessEqualOp = comparison('less_equal')
 
 /** dy to a where `first`, halved where `tie` (as PyTorch does), else to b. */
 function split(dy: Tensor, first: Tensor, tie: Tensor): readonly [Tensor, Tensor] {
@@ -114,21 +121,36 @@ function split(dy: Tensor, first: Tensor, tie: Tensor): readonly [Tensor, Tensor
 }
 
 /** a + b. Integers wrap. @throws ShapeError when the shapes do not broadcast or the dtypes differ */
-export const add = (a: Operand, b: Operand): Tensor => call(addOp, a, b)
+export const add = broadcasting(addOp)
 /** a - b. @throws ShapeError as {@link add} */
-export const sub = (a: Operand, b: Operand): Tensor => call(subOp, a, b)
+export const sub = broadcasting(subOp)
 /** a * b. @throws ShapeError as {@link add} */
-export const mul = (a: Operand, b: Operand): Tensor => call(mulOp, a, b)
+export const mul = broadcasting(mulOp)
 /** a / b; for integers truncated, and 0 when b is 0. @throws ShapeError as {@link add} */
-export const div = (a: Operand, b: Operand): Tensor => call(divOp, a, b)
+export const div = broadcasting(divOp)
 /** The larger; NaN if either is. A tie splits its gradient. @throws ShapeError as {@link add} */
-export const maximum = (a: Operand, b: Operand): Tensor => call(maximumOp, a, b)
+export const maximum = broadcasting(maximumOp)
 /** The smaller; NaN if either is. A tie splits its gradient. @throws ShapeError as {@link add} */
-export const minimum = (a: Operand, b: Operand): Tensor => call(minimumOp, a, b)
+export const minimum = broadcasting(minimumOp)
 /** 1 where a = b, else 0, as u8. @throws ShapeError as {@link add} */
-export const equal = (a: Operand, b: Operand): Tensor => call(equalOp, a, b)
+export const equal = broadcasting(equalOp)
+/** 1 where a is not b (so where either is NaN), else 0, as u8. @throws ShapeError as {@link add} */
+export const notEqual = broadcasting(notEqualOp)
 /** 1 where a < b, else 0, as u8. @throws ShapeError as {@link add} */
-export const less = (a: Operand, b: Operand): Tensor => call(lessOp, a, b)
+export const less = broadcasting(lessOp)
+/** 1 where a <= b, else 0, as u8. @throws ShapeError as {@link add} */
+export const lessEqual = broadcasting(lessEqualOp)
+/** 1 where a > b, else 0, as u8. @throws ShapeError as {@link add} */
+export const greater = (a: Operand, b: Operand): Tensor => less(b, a)
+/** 1 where a >= b, else 0, as u8. @throws ShapeError as {@link add} */
+export const greaterEqual = (a: Operand, b: Operand): Tensor => lessEqual(b, a)
+/** x bounded to [low, high]; NaN stays. Beyond the bounds the gradient is 0. */
+export function clamp(x: Tensor, low: number, high: number): Tensor {
+  const raised = maximum(x, low)
+  const bounded = minimum(raised, high)
+  raised.dispose()
+  return bounded
+}
 
 export const whereOp = defineOp({
   name: 'where',

@@ -1,6 +1,21 @@
 // The primitives, for references to compose.
 export { addInto } from './add-into.ts'
-export { add, div, equal, less, maximum, minimum, mul, sub, where } from './binary.ts'
+export {
+  add,
+  clamp,
+  div,
+  equal,
+  greater,
+  greaterEqual,
+  less,
+  lessEqual,
+  maximum,
+  minimum,
+  mul,
+  notEqual,
+  sub,
+  where,
+} from './binary.ts'
 export { cast, concat, contiguous, copyInto } from './copy.ts'
 export { empty, fill, full, iota, ones, tensor, zeros } from './create.ts'
 export { matmul } from './matmul.ts'

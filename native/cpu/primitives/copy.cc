@@ -1,27 +1,16 @@
-// levels: generic
-// Copies: dtype conversion, strided to contiguous, and into a view.
+// levels: generic avx2 avx512
+// Copies: dtype conversion, strided to contiguous, into a view, and several views into one.
+// Bandwidth-bound: 2 streams.
 #include <cmath>
 #include <limits>
 
 #include "native/cpu/primitives/elementwise.h"
+#include "native/cpu/primitives/lanes.h"
+#include "native/cpu/primitives/rows.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
-
-template <class F>
-void DispatchAny(DType d, F&& f) {
-  switch (d) {
-    case DType::kF32: return f.template operator()<float>();
-    case DType::kBF16: return f.template operator()<bf16>();
-    case DType::kF64: return f.template operator()<double>();
-    case DType::kI32: return f.template operator()<int32_t>();
-    case DType::kU32: return f.template operator()<uint32_t>();
-    case DType::kI8: return f.template operator()<int8_t>();
-    case DType::kU8: return f.template operator()<uint8_t>();
-    case DType::kU16: return f.template operator()<uint16_t>();
-  }
-}
 
 // Float to integer truncates and saturates; NaN is 0. (C++ leaves all of it undefined.)
 template <class To, class From>
@@ -41,35 +30,31 @@ To Convert(From value) {
 }
 
 template <class To, class From>
-void Copy(Invocation& inv, const View& y, const View& x) {
-  ForEachSegment<2>(inv, Merge<2>({&y, &x}),
-                    [&](int64_t n, std::array<int64_t, 2> at, std::array<int64_t, 2> step) {
-                      To* out = y.as<To>() + at[0];
-                      const From* in = x.as<From>() + at[1];
-                      if constexpr (std::is_same_v<To, From>) {
-                        if (step[0] == 1 && step[1] == 1) {
-                          std::memcpy(out, in, n * sizeof(To));
-                          return;
-                        }
-                        for (int64_t i = 0; i < n; ++i) out[i * step[0]] = in[i * step[1]];
-                      } else {
-                        for (int64_t i = 0; i < n; ++i)
-                          out[i * step[0]] = Convert<To>(in[i * step[1]]);
-                      }
-                    });
+void CastRow(void* y, const Operand* in, int64_t n, bool stream, const void*) {
+  To* const out = static_cast<To*>(y);
+  const From* const x = in->as<From>();
+  if (in->repeats) {
+    std::fill_n(out, n, Convert<To>(*x));
+  } else if constexpr (kInLanes<To> && kInLanes<From>) {
+    EachVector(out, n, stream, [&](int64_t i, int64_t left) { return LoadN(x + i, left); });
+  } else {
+    for (int64_t i = 0; i < n; ++i) out[i] = Convert<To>(x[i]);
+  }
 }
 
 void Cast(Invocation& inv) {
-  RequireSameShape("cast", inv[0], inv[1]);
-  DispatchAny(inv[1].dtype, [&]<class To>() {
-    DispatchAny(inv[0].dtype, [&]<class From>() { Copy<To, From>(inv, inv[1], inv[0]); });
+  const View &x = inv[0], &y = inv[1];
+  RequireSameShape("cast", x, y);
+  if (x.dtype == y.dtype) return CopyRows(inv, y, x);
+  DispatchAny(y.dtype, [&]<class To>() {
+    DispatchAny(x.dtype, [&]<class From>() { ForRows(inv, y, {&x}, CastRow<To, From>); });
   });
 }
 
 void CopySame(Invocation& inv, const char* op, const View& y, const View& x) {
   RequireSameShape(op, x, y);
   RequireDType(op, y, x.dtype);
-  DispatchAny(x.dtype, [&]<class T>() { Copy<T, T>(inv, y, x); });
+  CopyRows(inv, y, x);
 }
 void Contiguous(Invocation& inv) { CopySame(inv, "contiguous", inv[1], inv[0]); }
 void CopyInto(Invocation& inv) { CopySame(inv, "copy_into", inv[0], inv[1]); }
@@ -102,22 +87,33 @@ void Fill(Invocation& inv) {
   const View& y = inv[0];
   DispatchAny(y.dtype, [&]<class T>() {
     const T value = Convert<T>(inv.f64(0));
-    ForEachSegment<1>(inv, Merge<1>({&y}),
-                      [&](int64_t n, std::array<int64_t, 1> at, std::array<int64_t, 1> step) {
-                        for (int64_t i = 0; i < n; ++i) y.as<T>()[at[0] + i * step[0]] = value;
-                      });
+    ForRows(
+        inv, y, {},
+        [](void* to, const Operand*, int64_t n, bool stream, const void* context) {
+          T* const out = static_cast<T*>(to);
+          const T v = *static_cast<const T*>(context);
+          if constexpr (kInLanes<T>) {
+            const Vec lanes = Set(static_cast<float>(v));
+            EachVector(out, n, stream, [&](int64_t, int64_t) { return lanes; });
+          } else {
+            std::fill_n(out, n, v);
+          }
+        },
+        &value);
   });
 }
 FUSELM_KERNEL("fill(y!) [value]", kAnyDType, Fill);
+
+constexpr int64_t kIotaTile = 1 << 15;
 
 void Iota(Invocation& inv) {
   const View& y = inv[0];
   Require(y.rank == 1, ErrorCode::kShape, "iota: the output must have one axis");
   const double start = inv.f64(0), step = inv.f64(1);
   DispatchAny(y.dtype, [&]<class T>() {
-    inv.ParallelFor((y.shape[0] + kChunkElements - 1) / kChunkElements, [&](int64_t chunk, int) {
-      const int64_t begin = chunk * kChunkElements;
-      for (int64_t i = begin; i < std::min(begin + kChunkElements, y.shape[0]); ++i)
+    inv.ParallelFor((y.shape[0] + kIotaTile - 1) / kIotaTile, [&](int64_t chunk, int) {
+      const int64_t begin = chunk * kIotaTile;
+      for (int64_t i = begin; i < std::min(begin + kIotaTile, y.shape[0]); ++i)
         y.as<T>()[i * y.stride[0]] = Convert<T>(start + static_cast<double>(i) * step);
     });
   });

@@ -101,5 +101,19 @@ void DispatchFloatOrI32(DType d, F&& f) {
   DispatchFloat64(d, std::forward<F>(f));
 }
 
+template <class F>
+void DispatchAny(DType d, F&& f) {
+  switch (d) {
+    case DType::kF32: return f.template operator()<float>();
+    case DType::kBF16: return f.template operator()<bf16>();
+    case DType::kF64: return f.template operator()<double>();
+    case DType::kI32: return f.template operator()<int32_t>();
+    case DType::kU32: return f.template operator()<uint32_t>();
+    case DType::kI8: return f.template operator()<int8_t>();
+    case DType::kU8: return f.template operator()<uint8_t>();
+    case DType::kU16: return f.template operator()<uint16_t>();
+  }
+}
+
 }  // namespace FUSELM_LEVEL_NS
 }  // namespace fuselm
