@@ -4,6 +4,7 @@ import {
   AdamW,
   Llama,
   type LlamaConfig,
+  type LossOptions,
   noGrad,
   ops,
   referenceModels,
@@ -38,7 +39,7 @@ export interface TrainedModel {
   /** [BATCHES, batch, context], used round and round. */
   readonly tokens: Int32Array
   /** Enqueues one step; the loss is the caller's to dispose. */
-  step(): Tensor
+  step(options?: LossOptions): Tensor
   /** The weights as a float32 model, for a peer to start from. */
   floatCopy(): Llama
   dispose(): void
@@ -68,11 +69,11 @@ export function trainer(name: ModelName, dtype: 'f32' | 'bf16' = 'bf16'): Traine
     batch,
     context,
     tokens,
-    step() {
+    step(options) {
       const at = (steps++ % BATCHES) * size
       return scope(() => {
         const ids = tensor(tokens.subarray(at, at + size), { shape: [batch, context], dtype: 'i32' })
-        const loss = model.loss(ids, ids)
+        const loss = model.loss(ids, ids, options)
         loss.backward()
         optimizer.step()
         return loss

@@ -1,4 +1,5 @@
 export { backward, grad } from './autograd/backward.ts'
+export { checkpoint } from './autograd/checkpoint.ts'
 export {
   BYTE_VOCABULARY,
   decodeBytes,
@@ -56,6 +57,7 @@ export * from './runtime/errors.ts'
 export { Queue } from './runtime/queue.ts'
 export { type DType, dtypes, type TensorData } from './tensor/dtype.ts'
 export { enableGrad, noGrad, withDevice, withQueue, withReference } from './tensor/mode.ts'
+export { drawOnce } from './tensor/region.ts'
 export { keep, scope } from './tensor/scope.ts'
 export { Tensor } from './tensor/tensor.ts'
 export type { ChatMessage } from './tokenizer/chat-template.ts'

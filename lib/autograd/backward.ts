@@ -14,6 +14,7 @@ import { sameShape } from '../tensor/layout.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { type GradNode, type GradSink, LeafNode } from '../tensor/node.ts'
 import { untracked } from '../tensor/ownership.ts'
+import { unrecorded } from '../tensor/region.ts'
 import { scope } from '../tensor/scope.ts'
 import { aliasUntracked, Tensor, tracked } from '../tensor/tensor.ts'
 
@@ -238,7 +239,7 @@ export function backward(
 ): void {
   const list = outputs instanceof Tensor ? [outputs] : outputs
   const given = gradients instanceof Tensor ? [gradients] : gradients
-  noGrad(() => scope(() => new Engine(null).run(rootsOf('backward', list, given))))
+  noGrad(() => unrecorded(() => scope(() => new Engine(null).run(rootsOf('backward', list, given)))))
 }
 
 /**
@@ -259,7 +260,7 @@ export function grad(
     return { node: tensor.node, index: tensor.outputIndex, grad: null }
   })
   try {
-    noGrad(() => scope(() => new Engine(captures).run(rootsOf('grad', list, given))))
+    noGrad(() => unrecorded(() => scope(() => new Engine(captures).run(rootsOf('grad', list, given)))))
   } catch (error) {
     for (const capture of captures) capture.grad?.dispose()
     throw error

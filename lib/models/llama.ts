@@ -1,6 +1,7 @@
 // The LLaMA family: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 // Shapes: B batch, T steps, D hidden, H heads, G key-value heads, K head size, V vocabulary.
 
+import { checkpoint } from '../autograd/checkpoint.ts'
 import { applyDropout, type DropoutOptions } from '../nn/dropout.ts'
 import { Initializer, type ParameterDType } from '../nn/init.ts'
 import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
@@ -12,6 +13,7 @@ import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
 import { residualAdd } from '../ops/residual_add.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
+import { checkInteger } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { completeLlamaConfig, type LlamaConfig, type LlamaOptions, rotarySize } from './llama-config.ts'
 
@@ -28,6 +30,11 @@ export interface SequenceOptions {
   readonly first?: Tensor | null
   /** Training: dropout of what each attention and MLP adds to the stream. None when left out. */
   readonly dropout?: DropoutOptions | null
+  /**
+   * Training: layers whose activations backward computes again instead of keeping them. True: all of
+   * them; n: one of every n. None when left out.
+   */
+  readonly checkpoint?: boolean | number
 }
 
 class LlamaAttention extends Module {
@@ -122,10 +129,26 @@ class LlamaModel extends Module {
   }
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
+    const { positions = null, first = null } = sequence
     let x = this.embedTokens.forward(ids)
-    for (const layer of this.layers) x = layer.forward(x, sequence)
+    for (const [i, layer] of this.layers.entries()) {
+      x = isCheckpointed(i, sequence.checkpoint)
+        ? checkpoint(
+            (x, positions, first) => layer.forward(x, { ...sequence, positions, first }),
+            x,
+            positions,
+            first,
+          )
+        : layer.forward(x, sequence)
+    }
     return this.norm.forward(x)
   }
+}
+
+/** @throws ValueError if `option` is neither a boolean nor a whole number from 1 */
+function isCheckpointed(layer: number, option: boolean | number = false): boolean {
+  if (typeof option === 'boolean') return option
+  return layer % checkInteger('checkpoint', 'n', option, 1, 2 ** 31) === 0
 }
 
 export interface ModelOptions {

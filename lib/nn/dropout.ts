@@ -2,6 +2,7 @@ import { dropout } from '../ops/dropout.ts'
 import { randomKey } from '../ops/random.ts'
 import type { Device } from '../runtime/device.ts'
 import { checkInteger } from '../runtime/options.ts'
+import { drawOnce } from '../tensor/region.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 
 /**
@@ -26,7 +27,9 @@ export class DropoutKeys {
 
   /** u32 [4]: seed, step, number of the call in the step. */
   next(device: Device): Tensor {
-    return randomKey(this.#seed, { step: this.#step, call: this.#calls++, device })
+    // a checkpoint region that runs again drops what it dropped before
+    const drawn = drawOnce(() => ({ step: this.#step, call: this.#calls++ }))
+    return randomKey(this.#seed, { ...drawn, device })
   }
 }
 

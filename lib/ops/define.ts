@@ -9,6 +9,8 @@ import { type DType, dtypeCodes, isFloat, itemSizes } from '../tensor/dtype.ts'
 import { hooks } from '../tensor/hooks.ts'
 import { contiguousStrides, elementCount } from '../tensor/layout.ts'
 import { mode } from '../tensor/mode.ts'
+import { releaseNode } from '../tensor/node.ts'
+import { type Recording, regions } from '../tensor/region.ts'
 import { Tensor, tracked } from '../tensor/tensor.ts'
 import { OpNode } from './op-node.ts'
 import { runReference } from './reference.ts'
@@ -235,6 +237,7 @@ function callOp(
     op.stats.reference++
     return runReference(op, inputs, attributes, groups, specs)
   }
+  if (regions.recording !== null) noteCall(op, inputs, groups, attributes, records)
   op.stats.kernel++
   if (profiling.on && definition.flops !== undefined) {
     op.stats.flops += definition.flops(inputs as readonly Tensor[], attributes, groups as readonly Tensor[][])
@@ -280,21 +283,37 @@ function runKernel(
       }
     }
     queue.enqueue(kernel, args, attributes)
+    if (records && outputs.some((output, i) => carriesGradient(output, outputDefs[i]))) {
+      const node = new OpNode(op, inputs, groups, outputs, attributes)
+      for (let i = 0; i < outputs.length; i++) {
+        const output = outputs[i] ?? null
+        if (carriesGradient(output, outputDefs[i])) output?.setNode(node, i)
+      }
+    }
   } catch (error) {
     for (const output of outputs) output?.dispose()
     throw error
   } finally {
     for (const copy of copies) copy.dispose()
   }
-  if (records && outputs.some((output, i) => carriesGradient(output, outputDefs[i]))) {
-    const node = new OpNode(op, inputs, groups, outputs, attributes)
-    for (let i = 0; i < outputs.length; i++) {
-      const output = outputs[i] ?? null
-      if (carriesGradient(output, outputDefs[i])) output?.setNode(node, i)
-    }
-  }
   for (const output of outputs) if (output !== null) tracked(output)
   return outputs
+}
+
+/** Tells a checkpoint region of a call; when the region needs only what the call would save, it ends. */
+function noteCall(
+  op: OpRecord,
+  inputs: readonly (Tensor | null)[],
+  groups: readonly (readonly (Tensor | null)[])[],
+  attributes: readonly number[],
+  records: boolean,
+): void {
+  const recording = regions.recording as Recording
+  recording.note(inputs)
+  for (const group of groups) recording.note(group)
+  if (!records || op.savesAt.outputs.includes(true) || !recording.endsWith(op.definition.name)) return
+  releaseNode(new OpNode(op, inputs, groups, [], attributes))
+  recording.note([])
 }
 
 /** A comparison or an argmax has no gradient to lose; neither has a saved output. */

@@ -3,8 +3,9 @@
 import { ValueError } from '../runtime/errors.ts'
 import { hooks } from '../tensor/hooks.ts'
 import { contiguousStrides } from '../tensor/layout.ts'
-import { GradNode, type GradSink, SavedTensor } from '../tensor/node.ts'
+import { GradNode, type GradSink, releaseNode, SavedTensor } from '../tensor/node.ts'
 import { track } from '../tensor/ownership.ts'
+import { type Recomputed, type Region, regions } from '../tensor/region.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { gradientsOfReference } from './reference.ts'
 import type { OpRecord } from './registry.ts'
@@ -12,12 +13,15 @@ import type { InputDef, VjpContext } from './spec.ts'
 
 type ErasedContext = VjpContext<readonly InputDef[], readonly [], readonly string[], readonly InputDef[]>
 
-export class OpNode extends GradNode {
+export class OpNode extends GradNode implements Recomputed {
   readonly #op: OpRecord
   readonly #attributes: readonly number[]
   /** Inputs, then the groups one after another. */
-  readonly #inputs: readonly (SavedTensor | null)[]
-  readonly #outputs: readonly (SavedTensor | null)[]
+  #inputs: readonly (SavedTensor | null)[]
+  #outputs: readonly (SavedTensor | null)[]
+  /** What brings the saved values before backward reads them; null when they are here. */
+  #region: Region | null = null
+  readonly savesAny: boolean
 
   constructor(
     op: OpRecord,
@@ -39,6 +43,8 @@ export class OpNode extends GradNode {
     this.#attributes = attributes
     const { savesAt } = op
     const count = inputs.length
+    const { recording } = regions
+    const keeping = recording?.region == null ? 'held' : 'recomputed'
     // Without a vjp the reference runs again, on all inputs.
     const all = op.definition.vjp === undefined
     const saved = new Array<SavedTensor | null>(flat.length)
@@ -46,15 +52,26 @@ export class OpNode extends GradNode {
       const tensor = flat[i]
       const held =
         all || (i < count ? savesAt.inputs[i] : savesAt.group[(i - count) % savesAt.group.length]) === true
-      saved[i] = tensor ? new SavedTensor(tensor, held) : null
+      saved[i] = tensor ? new SavedTensor(tensor, held ? keeping : 'shape') : null
     }
     this.#inputs = saved
     const savedOutputs = new Array<SavedTensor | null>(outputs.length)
     for (let i = 0; i < outputs.length; i++) {
       const tensor = outputs[i]
-      savedOutputs[i] = tensor ? new SavedTensor(tensor, savesAt.outputs[i] === true) : null
+      const held = savesAt.outputs[i] === true
+      savedOutputs[i] = tensor ? new SavedTensor(tensor, held ? keeping : 'shape') : null
     }
     this.#outputs = savedOutputs
+    this.savesAny = all || [savesAt.inputs, savesAt.group, savesAt.outputs].some((at) => at.includes(true))
+    if (recording !== null) {
+      this.#region = recording.region
+      try {
+        recording.add(this)
+      } catch (error) {
+        releaseNode(this)
+        throw error
+      }
+    }
   }
 
   get name(): string {
@@ -66,6 +83,7 @@ export class OpNode extends GradNode {
   }
 
   override backward(grads: readonly (Tensor | null)[], sink: GradSink): readonly (Tensor | null)[] {
+    if (this.savesAny) this.#region?.restore()
     const { definition, label } = this.#op
     const { inputs: defs, outputs: outputDefs, group = [], vjp } = definition
     const count = defs.length
@@ -117,6 +135,7 @@ export class OpNode extends GradNode {
   }
 
   override checkSaved(): void {
+    this.#region?.check()
     const { inputs: defs, outputs: outputDefs, group = [] } = this.#op.definition
     const count = defs.length
     for (let i = 0; i < this.#inputs.length; i++) {
@@ -128,7 +147,23 @@ export class OpNode extends GradNode {
     }
   }
 
+  takeFrom(twin: OpNode): void {
+    this.#inputs = twin.#inputs
+    // the op of the last twin did not run: it saves no outputs
+    if (twin.#outputs.length > 0) this.#outputs = twin.#outputs
+    twin.#inputs = []
+    twin.#outputs = []
+    this.#leaveRegion()
+  }
+
+  #leaveRegion(): void {
+    const region = this.#region
+    this.#region = null
+    region?.release()
+  }
+
   override releaseSaved(): void {
+    this.#leaveRegion()
     for (const saved of this.#inputs) saved?.release()
     for (const saved of this.#outputs) saved?.release()
   }

@@ -87,6 +87,9 @@ export class LeafNode extends GradNode {
   }
 }
 
+/** `held`; `shape`: the values are never read; `recomputed`: a checkpoint region brings them again. */
+export type SavedKind = 'held' | 'shape' | 'recomputed'
+
 /** A tensor as a node keeps it: its own hold on the storage, so that the handle may go. */
 export class SavedTensor {
   readonly storage: Storage
@@ -95,18 +98,20 @@ export class SavedTensor {
   readonly offset: number
   readonly dtype: DType
   readonly version: number
-  /** False: only the shape is wanted, and nothing is held. */
+  /** False: nothing is held; see `kind`. */
   held: boolean
+  readonly #kind: SavedKind
 
-  constructor(tensor: Tensor, held: boolean) {
+  constructor(tensor: Tensor, kind: SavedKind) {
     this.storage = tensor.storage
     this.shape = tensor.shape
     this.strides = tensor.strides
     this.offset = tensor.offset
     this.dtype = tensor.dtype
     this.version = tensor.storage.version
-    this.held = held
-    if (held) tensor.storage.retain()
+    this.held = kind === 'held'
+    this.#kind = kind
+    if (this.held) tensor.storage.retain()
   }
 
   release(): void {
@@ -117,7 +122,8 @@ export class SavedTensor {
 
   /** @throws ValueError if the storage was written after it was saved */
   checkVersion(node: string, name: string): void {
-    if (this.held && this.storage.version !== this.version) {
+    const counts = this.held || (this.#kind === 'recomputed' && !this.storage.freed)
+    if (counts && this.storage.version !== this.version) {
       throw new ValueError(
         `backward of ${node}: ${name} ${this.dtype}[${this.shape}] was modified in place after it was ` +
           `saved (version ${this.storage.version}, saved at ${this.version}); run backward first, or ` +
