@@ -8,20 +8,27 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Device, saveLlama } from 'fuselm'
-import { findTorch, type PeerRun, TorchPeer } from './peers/torch.ts'
+import { findTorch, PythonPeer } from './peers/python.ts'
+import { percentile } from './percentile.ts'
 import { modelName, settings, shapes, type TrainedModel, trainer } from './workload.ts'
 
 const WARM_UP = 5
 const LOSS_TOLERANCE = { f32: 1e-3, bf16: 2e-2 } // relative, on the first steps
 
+/** Of some steps in a row. */
+interface PeerRun {
+  /** One per step. */
+  readonly seconds: readonly number[]
+  /** Processor time of all threads; what a step costs, whoever else is on the machine. */
+  readonly cpuSeconds: readonly number[]
+  readonly losses: readonly number[]
+  readonly peakRssBytes: number
+}
+
 interface Contestant {
   readonly name: string
   run(steps: number): Promise<PeerRun>
   close(): void
-}
-
-function quantile(sorted: readonly number[], q: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN
 }
 
 export async function run(argv: readonly string[]): Promise<unknown> {
@@ -45,6 +52,7 @@ export async function run(argv: readonly string[]): Promise<unknown> {
   try {
     if (values.peers) contestants.push(...(await startPeers(ours, folder, dtype)))
     const times = new Map<string, number[]>(contestants.map((c) => [c.name, []]))
+    const cpuTimes = new Map<string, number[]>(contestants.map((c) => [c.name, []]))
     const losses = new Map<string, readonly number[]>()
     const rss = new Map<string, number>()
     for (const c of contestants) losses.set(c.name, (await c.run(WARM_UP)).losses)
@@ -53,19 +61,22 @@ export async function run(argv: readonly string[]): Promise<unknown> {
     const turn = name === '124M' ? 1 : 5
     for (let done = 0; done < samples; done += turn) {
       for (const c of contestants) {
-        const { seconds, peakRssBytes } = await c.run(Math.min(turn, samples - done))
+        const { seconds, cpuSeconds, peakRssBytes } = await c.run(Math.min(turn, samples - done))
         times.get(c.name)?.push(...seconds)
+        cpuTimes.get(c.name)?.push(...cpuSeconds)
         rss.set(c.name, peakRssBytes)
       }
     }
     const rows = contestants.map((c) => {
-      const sorted = (times.get(c.name) ?? []).sort((a, b) => a - b)
+      const seconds = times.get(c.name) ?? []
       const tokens = batch * context
       return {
         name: c.name,
-        tokensPerSecond: Math.round(tokens / quantile(sorted, 0.5)),
-        stepMs: quantile(sorted, 0.5) * 1e3,
-        interquartileMs: (quantile(sorted, 0.75) - quantile(sorted, 0.25)) * 1e3,
+        tokensPerSecond: Math.round(tokens / percentile(seconds, 0.5)),
+        stepMs: percentile(seconds, 0.5) * 1e3,
+        interquartileMs: (percentile(seconds, 0.75) - percentile(seconds, 0.25)) * 1e3,
+        fastestMs: percentile(seconds, 0) * 1e3,
+        cpuMs: percentile(cpuTimes.get(c.name) ?? [], 0.5) * 1e3,
         peakRssMB: Math.round((rss.get(c.name) ?? 0) / 2 ** 20),
       }
     })
@@ -91,15 +102,19 @@ function contestant(trained: TrainedModel): Contestant {
     name: 'fuselm',
     async run(steps) {
       const seconds: number[] = []
+      const cpuSeconds: number[] = []
       const losses: number[] = []
       for (let i = 0; i < steps; i++) {
         const start = performance.now()
+        const cpuStart = process.cpuUsage()
         const loss = trained.step()
         losses.push(await loss.item())
         loss.dispose()
         seconds.push((performance.now() - start) / 1e3)
+        const { user, system } = process.cpuUsage(cpuStart)
+        cpuSeconds.push((user + system) / 1e6)
       }
-      return { seconds, losses, peakRssBytes: process.resourceUsage().maxRSS * 1024 }
+      return { seconds, cpuSeconds, losses, peakRssBytes: process.resourceUsage().maxRSS * 1024 }
     },
     close: () => trained.dispose(),
   }
@@ -119,7 +134,7 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
   const { config } = ours.model
   const peers: Contestant[] = []
   for (const mode of ['eager', 'compile']) {
-    const peer = await TorchPeer.start(torch.python, {
+    const peer = await PythonPeer.start(torch.python, {
       program: fileURLToPath(new URL('../../bench/peers/train_torch.py', import.meta.url)),
       arguments: {
         config: JSON.stringify({
@@ -144,8 +159,13 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
         'clip-norm': settings.clipNorm,
         threads: Device.default().threads,
       },
+      isa: Device.default().isa,
     })
-    peers.push({ name: `torch ${peer.version} ${mode}`, run: (n) => peer.run(n), close: () => peer.close() })
+    peers.push({
+      name: `torch ${peer.version} ${mode}`,
+      run: async (n) => (await peer.ask({ run: n })) as unknown as PeerRun,
+      close: () => peer.close(),
+    })
   }
   return peers
 }

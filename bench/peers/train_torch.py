@@ -1,7 +1,7 @@
 """PyTorch training the same decoder on the same weights and tokens, driven line by line.
 
 Prints one JSON object when ready, then one per command read from standard input:
-  {"run": N}   trains N steps: {"seconds": [...], "losses": [...], "peakRssBytes": n}
+  {"run": N}   trains N steps: {"seconds": [...], "cpuSeconds": [...], "losses": [...], "peakRssBytes": n}
 Weights come from a safetensors file under Hugging Face names; tokens from a file of int32,
 steps x batch x context, used round and round; position t is trained on token t + 1.
 
@@ -164,13 +164,15 @@ def main():
 
     print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
     for line in sys.stdin:
-        seconds, losses = [], []
+        seconds, cpu_seconds, losses = [], [], []
         for _ in range(json.loads(line)["run"]):
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             losses.append(step())
             seconds.append(time.perf_counter() - start)
+            cpu_seconds.append(time.process_time() - cpu_start)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "losses": losses, "peakRssBytes": peak}), flush=True)
+        answer = {"seconds": seconds, "cpuSeconds": cpu_seconds, "losses": losses, "peakRssBytes": peak}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -151,8 +151,8 @@ double CpuSeconds(F&& f) {
 void Bench(Level level, int threads) {
   const auto seconds = [&](auto&& f) { return threads == 1 ? CpuSeconds(f) : MedianSeconds(f); };
   ThreadRunner runner(threads);
-  const double f32_peak = PeakGflops(runner, level, false);
-  const double bf16_peak = PeakGflops(runner, level, true);
+  const double f32_peak = PeakGflops(runner, level, Arithmetic::kF32);
+  const double bf16_peak = PeakGflops(runner, level, Arithmetic::kBf16);
   std::printf("%s, %d threads; peak f32 %.0f, bf16 %.0f GFLOP/s\n", LevelName(level), threads,
               f32_peak, bf16_peak);
   std::printf("%-5s %-18s %8s %8s %8s   share of peak\n", "dtype", "tokens,out,in", "y", "dx",

@@ -1,0 +1,236 @@
+"""PyTorch doing the work of one op, driven line by line (bench/compare.ts).
+
+Prints one JSON object when ready, then one per command read from standard input:
+  {"prepare": {"work": name, ...arguments}, "dtype": d, "inputs": {...}, "outputs": path}
+      makes the inputs, writes the results as float32 to the path, answers {"modes": [...]}
+  {"time": mode, "calls": n}    {"seconds": s} of n calls
+  {"forget": true}              {} once the tensors are gone
+A command that fails is answered by {"error": "..."}.
+
+An input is {"shape", "offset", "scale"?, "dtype"?, "grad"?}: the table of normals, from the offset,
+round and round; {"shape", "below"}: (7919 i + 13) mod below; or {"shape", "zeros": dtype}.
+"""
+
+import argparse
+import gc
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def make(given, dtype, normals):
+    if "zeros" in given:
+        return torch.zeros(given["shape"])
+    size = int(np.prod(given["shape"]))
+    if "below" in given:
+        ids = (np.arange(size, dtype=np.int64) * 7919 + 13) % given["below"]
+        return torch.from_numpy(ids).view(given["shape"])
+    table = np.roll(normals, -given["offset"])
+    values = np.resize(table, size) * np.float32(given.get("scale", 1))
+    t = torch.from_numpy(values.astype(np.float32, copy=False)).view(given["shape"])
+    t = t.to(DTYPES[given.get("dtype", dtype)])
+    return t.requires_grad_(given.get("grad", False))
+
+
+# Each takes its inputs by name and the arguments of `peer` in bench/*.bench.ts, and returns functions
+# by mode: each does the whole work once and returns its results.
+
+
+def linear(i):
+    def run():
+        with torch.no_grad():
+            return [F.linear(i["x"], i["weight"])]
+
+    return {"eager": run}
+
+
+def linear_dx(i):
+    return {"eager": lambda: [i["dy"] @ i["weight"]]}
+
+
+def linear_dw(i):
+    return {"eager": lambda: [i["dy"].t() @ i["x"]]}
+
+
+def attention(i, backward):
+    """[B, T, H, D] as a model has them after its projections, or laid out anew beforehand."""
+
+    def mode(lay_out):
+        q, k, v = (lay_out(i[n].detach().transpose(1, 2)).requires_grad_(bool(backward)) for n in "qkv")
+        dy = lay_out(i["dy"].transpose(1, 2)) if backward else None
+
+        def run():
+            if not backward:
+                with torch.no_grad():
+                    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+                return [out.transpose(1, 2)]
+            out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            return [g.transpose(1, 2) for g in torch.autograd.grad(out, (q, k, v), dy)]
+
+        return run
+
+    return {"transposed": mode(lambda t: t), "contiguous": mode(lambda t: t.contiguous())}
+
+
+def pointwise(f, names):
+    """f forward, or gradients of the named inputs through it."""
+
+    def work(i, backward):
+        compiled = torch.compile(f)
+
+        def mode(g):
+            if not backward:
+
+                def forward():
+                    with torch.no_grad():
+                        return [g(i)]
+
+                return forward
+            return lambda: torch.autograd.grad(g(i), [i[n] for n in names], i["dy"])
+
+        return {"eager": mode(f), "compile": mode(compiled)}
+
+    return work
+
+
+def rms_norm(i):
+    return F.rms_norm(i["x"].float(), (i["x"].shape[-1],), i["w"], 1e-5).to(i["x"].dtype)
+
+
+def layer_norm(i):
+    return F.layer_norm(i["x"].float(), (i["x"].shape[-1],), i["w"], i["b"], 1e-5).to(i["x"].dtype)
+
+
+def linear_cross_entropy(i, backward):
+    def loss(x, weight):
+        return F.cross_entropy(F.linear(x, weight)[:-1].float(), i["labels"][1:])
+
+    compiled = torch.compile(loss)
+
+    def mode(f):
+        if not backward:
+
+            def forward():
+                with torch.no_grad():
+                    return [f(i["x"], i["weight"])]
+
+            return forward
+        return lambda: torch.autograd.grad(f(i["x"], i["weight"]), (i["x"], i["weight"]))
+
+    return {"eager": mode(loss), "compile": mode(compiled)}
+
+
+def cross_entropy(i, backward):
+    def loss(logits):
+        return F.cross_entropy(logits.float(), i["labels"])
+
+    compiled = torch.compile(loss)
+
+    def mode(f):
+        if not backward:
+
+            def forward():
+                with torch.no_grad():
+                    return [f(i["logits"])]
+
+            return forward
+        return lambda: torch.autograd.grad(f(i["logits"]), (i["logits"],))
+
+    return {"eager": mode(loss), "compile": mode(compiled)}
+
+
+def adam_w(i):
+    # float32 masters, as autocast trains them; ours hold the same bits in two halves
+    p = i["param"].float().requires_grad_()
+    p.grad = i["grad"]
+    optimizer = torch.optim.AdamW([p], lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01, fused=True)
+
+    def run():
+        optimizer.step()
+        return [p]
+
+    return {"fused": run}
+
+
+def grad_norm(i):
+    return {"eager": lambda: [torch.nn.utils.get_total_norm([i["grad"]])]}
+
+
+WORK = {
+    "linear": linear,
+    "linear.dx": linear_dx,
+    "linear.dw": linear_dw,
+    "attention": attention,
+    "rms_norm": pointwise(rms_norm, ["x", "w"]),
+    "layer_norm": pointwise(layer_norm, ["x", "w", "b"]),
+    "swiglu": pointwise(lambda i: F.silu(i["gate"]) * i["up"], ["gate", "up"]),
+    "gelu": pointwise(lambda i: F.gelu(i["x"]), ["x"]),
+    "gelu_tanh": pointwise(lambda i: F.gelu(i["x"], approximate="tanh"), ["x"]),
+    "residual_add": pointwise(lambda i: i["x"] + i["y"], ["x", "y"]),
+    "softmax": pointwise(lambda i: F.softmax(i["x"], dim=-1), ["x"]),
+    "linear_cross_entropy": linear_cross_entropy,
+    "cross_entropy": cross_entropy,
+    "adam_w": adam_w,
+    "grad_norm": grad_norm,
+}
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("--normals", required=True)
+    p.add_argument("--threads", type=int, required=True)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    normals = np.fromfile(a.normals, dtype=np.float32)
+    modes = {}
+
+    def prepare(command):
+        arguments = dict(command["prepare"])
+        work = WORK[arguments.pop("work")]
+        inputs = {n: make(g, command["dtype"], normals) for n, g in command["inputs"].items()}
+        made = work(inputs, **arguments)
+        first, *others = made
+        results = made[first]()
+        flat = [t.detach().float().reshape(-1) for t in results]
+        torch.cat(flat).numpy().tofile(command["outputs"])
+        modes[first] = made[first]
+        for name in others:
+            try:  # torch.compile wants a C++ compiler, for one
+                made[name]()
+                modes[name] = made[name]
+            except Exception as error:
+                print(f"{name}: {error}", file=sys.stderr)
+        return {"modes": list(modes)}
+
+    def measure(command):
+        run = modes[command["time"]]
+        start = time.perf_counter()
+        for _ in range(command["calls"]):
+            run()
+        return {"seconds": time.perf_counter() - start}
+
+    print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            if "prepare" in command:
+                answer = prepare(command)
+            elif "time" in command:
+                answer = measure(command)
+            else:
+                modes.clear()
+                gc.collect()
+                answer = {}
+        except Exception as error:
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
