@@ -8,6 +8,15 @@ export {
   readByteTokens,
   windowsAt,
 } from './data/bytes.ts'
+export {
+  type DataProgress,
+  type Split,
+  type SplitOptions,
+  TextDataset,
+  type TextDatasetOptions,
+} from './data/dataset.ts'
+export type { DataRow } from './data/documents.ts'
+export type { Batch } from './data/rows.ts'
 export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'
 export { writeSafetensors } from './io/safetensors-write.ts'
 export { loadTensors, saveTensors } from './io/tensors.ts'

@@ -114,7 +114,7 @@ export function buildLibrary() {
     run(process.execPath, [tsc(), '-p', 'tsconfig.build.json'])
     require('esbuild').buildSync({
       absWorkingDir: root,
-      entryPoints: ['lib/index.ts', 'lib/tokenizer/worker.ts'],
+      entryPoints: ['lib/index.ts', 'lib/tokenizer/worker.ts', 'lib/data/worker.ts'],
       outdir: 'dist',
       chunkNames: 'chunks/[name]-[hash]',
       bundle: true,

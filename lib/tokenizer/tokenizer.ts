@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path'
 import { writeAtomic } from '../io/safetensors-write.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { WorkerThread } from '../runtime/worker-thread.ts'
 import type { AddedToken } from './added.ts'
 import { type ChatMessage, ChatTemplate } from './chat-template.ts'
 import { DecodeStream } from './decode.ts'
@@ -12,8 +13,8 @@ import { type EncodeOptions, Encoder } from './encoder.ts'
 import { JsonValue, parseJson } from './json.ts'
 import { SPLIT_PATTERNS, type SplitPatternName } from './normalize.ts'
 import { bytesOfSpelling, findToken, spelling } from './tables.ts'
-import { TokenizerThread } from './thread.ts'
 import type { TokenizerSpec } from './tokenizer-json.ts'
+import type { TokenizerRequest } from './worker.ts'
 
 const MAX_SYNC_UNITS = 1 << 16 // what encode takes without blocking the event loop for more than some ms
 const MAX_UNITS = 1 << 25 // of one text
@@ -45,7 +46,8 @@ export interface SpecialTokens {
   readonly unkTokenId: number | null
 }
 
-interface TokenizerParts {
+/** @internal Everything of a tokenizer, as another thread can have it. */
+export interface TokenizerParts {
   readonly spec: TokenizerSpec
   readonly special: SpecialTokens
   readonly chatTemplate: string | null
@@ -65,7 +67,7 @@ export class Tokenizer {
   readonly vocabSize: number
   readonly #parts: TokenizerParts
   readonly #added: ReadonlyMap<number, AddedToken>
-  readonly #thread: TokenizerThread
+  readonly #thread: WorkerThread<TokenizerRequest>
   #encoder: Encoder | undefined
   #template: ChatTemplate | undefined
 
@@ -77,7 +79,7 @@ export class Tokenizer {
     this.unkTokenId = parts.special.unkTokenId
     this.vocabSize = parts.spec.tables.size
     this.#added = new Map(parts.spec.added.map((token) => [token.id, token]))
-    this.#thread = new TokenizerThread(parts.spec)
+    this.#thread = threadFor(parts.spec)
   }
 
   /**
@@ -99,7 +101,7 @@ export class Tokenizer {
     if (new Set(specialTokens).size !== specialTokens.length || specialTokens.includes('')) {
       throw new ConfigError('Tokenizer.train: specialTokens must differ from each other and be some text')
     }
-    const thread = new TokenizerThread()
+    const thread = threadFor(null, true)
     try {
       let distinct = 0
       for (const path of files) distinct = await thread.ask({ type: 'countFile', pattern, path }, { signal })
@@ -108,7 +110,7 @@ export class Tokenizer {
       }
       if (distinct === 0) throw new ConfigError('Tokenizer.train: expected some text, found none')
       const trained = { vocabSize: total, specialTokens, pattern, minFrequency }
-      const spec = await thread.ask<TokenizerSpec>(
+      const spec = await thread.ask<TokenizerSpec, number>(
         { type: 'train', options: trained },
         { signal, onProgress: (tokens) => onProgress?.({ tokens, total }) },
       )
@@ -133,7 +135,7 @@ export class Tokenizer {
     const isFolder = (await stat(path)).isDirectory()
     const folder = isFolder ? path : dirname(path)
     const file = isFolder ? join(path, 'tokenizer.json') : path
-    const thread = new TokenizerThread()
+    const thread = threadFor(null)
     let spec: TokenizerSpec
     try {
       spec = await thread.ask<TokenizerSpec>({ type: 'load', path: file }, { signal })
@@ -309,9 +311,20 @@ export class Tokenizer {
     return this.encodeAsync(text, { addSpecialTokens: false })
   }
 
-  /** @internal What another thread needs to encode. */
-  get spec(): TokenizerSpec {
-    return this.#parts.spec
+  /** @internal What another thread needs for {@link Tokenizer.fromParts}. */
+  get parts(): TokenizerParts {
+    return this.#parts
+  }
+
+  /** @internal */
+  static fromParts(parts: TokenizerParts): Tokenizer {
+    return new Tokenizer(parts)
+  }
+
+  /** @internal Ids of a text of any length, on this thread: for threads that nobody waits on. */
+  encodeHere(text: string, addSpecialTokens: boolean): Int32Array {
+    this.#encoder ??= new Encoder(this.#parts.spec)
+    return this.#encoder.ids(text, { addSpecialTokens })
   }
 }
 
@@ -345,6 +358,10 @@ const TRAIN_OPTIONS = [
   'signal',
   'onProgress',
 ]
+
+function threadFor(spec: TokenizerSpec | null, keep = false): WorkerThread<TokenizerRequest> {
+  return new WorkerThread('tokenizer/worker.js', { data: spec, keep })
+}
 
 function checkText(where: string, text: unknown): asserts text is string {
   if (typeof text !== 'string')

@@ -1,54 +1,64 @@
-// A worker thread of the tokenizer, from the side of whoever asks.
+// A worker thread of this package, from the side of whoever asks.
 
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
-import { packageRoot } from '../runtime/addon.ts'
-import { AbortError, ConfigError, DeviceError, FormatError } from '../runtime/errors.ts'
-import type { Answer, Request } from './worker.ts'
-
-type WithoutId<T> = T extends unknown ? Omit<T, 'id'> : never
+import { packageRoot } from './addon.ts'
+import { AbortError, ConfigError, DeviceError, FormatError, ValueError } from './errors.ts'
+import type { Answer } from './worker-server.ts'
 
 interface Waiting {
   resolve(value: unknown): void
   reject(error: unknown): void
-  readonly onProgress: ((tokens: number) => void) | undefined
+  readonly onProgress: ((progress: never) => void) | undefined
 }
 
 const IDLE_MS = 5000
+const CLASSES = { FormatError, ConfigError, ValueError } as const
 
 /** An error of the worker as the class it had there. */
 function revive({ name, code, message }: Answer & { type: 'failed' }): Error {
-  if (name === 'FormatError') return new FormatError(message)
-  if (name === 'ConfigError') return new ConfigError(message)
-  return code === '' ? new DeviceError(`tokenizer: ${message}`) : Object.assign(new Error(message), { code })
+  if (Object.hasOwn(CLASSES, name)) return new CLASSES[name as keyof typeof CLASSES](message)
+  return code === ''
+    ? new DeviceError(`worker thread: ${message}`)
+    : Object.assign(new Error(message), { code })
 }
 
 /** Started when first asked, ended after some seconds without work; never keeps the process alive idle. */
-export class TokenizerThread {
+export class WorkerThread<Request> {
+  readonly #script: string
   readonly #data: unknown
+  readonly #keep: boolean
   readonly #waiting = new Map<number, Waiting>()
   #worker: Worker | undefined
   #nextId = 0
   #idle: NodeJS.Timeout | undefined
 
-  constructor(data: unknown = null) {
+  /**
+   * @param script below dist/, such as `tokenizer/worker.js`
+   * @param options.keep the thread holds state: it ends only by `close`
+   */
+  constructor(script: string, { data = null, keep = false }: { data?: unknown; keep?: boolean } = {}) {
+    this.#script = script
     this.#data = data
+    this.#keep = keep
   }
 
-  /** @throws what the work threw, with class and code; AbortError's reason when `signal` aborts */
-  ask<T>(
-    request: WithoutId<Request>,
-    options: { signal?: AbortSignal | undefined; onProgress?: ((tokens: number) => void) | undefined } = {},
+  /** @throws what the work threw, with class and code; the signal's reason when it aborts */
+  ask<T, Progress = never>(
+    request: Request,
+    options: {
+      signal?: AbortSignal | undefined
+      onProgress?: ((progress: Progress) => void) | undefined
+    } = {},
   ): Promise<T> {
     const { signal, onProgress } = options
-    if (signal?.aborted) return Promise.reject(signal.reason ?? new AbortError())
-    const worker = this.#start()
+    if (signal?.aborted) return Promise.reject(signal.reason)
     const id = this.#nextId++
     return new Promise<T>((resolve, reject) => {
+      const worker = this.#start()
       const abort = (): void => {
-        const waiting = this.#waiting.get(id)
+        this.#waiting.get(id)?.reject(signal?.reason)
         this.#waiting.delete(id)
-        waiting?.reject(signal?.reason ?? new AbortError())
         // what runs cannot be stopped, but nobody else may wait for it
         if (this.#waiting.size === 0) this.close()
       }
@@ -65,7 +75,14 @@ export class TokenizerThread {
         onProgress,
       })
       signal?.addEventListener('abort', abort, { once: true })
-      worker.postMessage({ ...request, id })
+      try {
+        worker.postMessage({ id, request })
+      } catch (error) {
+        // something in it cannot be copied to another thread
+        this.#waiting.delete(id)
+        settled()
+        reject(new ValueError((error as Error).message, { cause: error }))
+      }
     })
   }
 
@@ -84,17 +101,14 @@ export class TokenizerThread {
       const root = packageRoot()
       if (root === undefined) {
         throw new DeviceError(
-          "tokenizer: this package's files were not found; keep fuselm external to the bundle",
+          "worker thread: fuselm's files were not found; keep the package external to the bundle",
         )
       }
-      const worker = new Worker(join(root, 'dist', 'tokenizer', 'worker.js'), {
-        workerData: this.#data,
-        execArgv: [],
-      })
+      const worker = new Worker(join(root, 'dist', this.#script), { workerData: this.#data, execArgv: [] })
       worker.on('message', (answer: Answer) => this.#receive(answer))
       worker.on('error', (error) => {
         if (this.#worker === worker) this.#worker = undefined
-        this.#fail(new DeviceError(`tokenizer: its thread failed: ${error.message}`, { cause: error }))
+        this.#fail(new DeviceError(`worker thread: ${error.message}`, { cause: error }))
       })
       this.#worker = worker
     }
@@ -105,13 +119,13 @@ export class TokenizerThread {
   #receive(answer: Answer): void {
     const waiting = this.#waiting.get(answer.id)
     if (answer.type === 'progress') {
-      waiting?.onProgress?.(answer.tokens)
+      waiting?.onProgress?.(answer.value as never)
       return
     }
     this.#waiting.delete(answer.id)
     if (this.#waiting.size === 0) {
       this.#worker?.unref()
-      this.#idle = setTimeout(() => this.close(), IDLE_MS).unref()
+      if (!this.#keep) this.#idle = setTimeout(() => this.close(), IDLE_MS).unref()
     }
     if (answer.type === 'done') waiting?.resolve(answer.value)
     else waiting?.reject(revive(answer))

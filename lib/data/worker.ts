@@ -1,0 +1,90 @@
+// Builds token files off the main thread: reading, parsing, templates, tokens, writing.
+
+import { createHash } from 'node:crypto'
+import { workerData } from 'node:worker_threads'
+import { serve } from '../runtime/worker-server.ts'
+import { Tokenizer, type TokenizerParts } from '../tokenizer/tokenizer.ts'
+import { type DocumentPart, documentOf, readDocuments } from './documents.ts'
+import { TokenFileWriter } from './token-file.ts'
+import { writeDocument } from './tokenize.ts'
+
+/** What the thread is started with. */
+export interface BuildSettings {
+  readonly parts: TokenizerParts
+  /** Token files to write: for training and, when some is held out, for validation. */
+  readonly paths: readonly string[]
+  readonly holdOut: number
+  readonly dedupe: boolean
+}
+
+export type BuildRequest =
+  | { readonly type: 'files'; readonly paths: readonly string[] }
+  | { readonly type: 'rows'; readonly rows: readonly unknown[]; readonly from: number }
+  | { readonly type: 'finish' }
+
+export interface BuildProgress {
+  readonly documents: number
+  readonly duplicates: number
+  readonly tokens: number
+  /** Whether the first document was plain text; null before there is one. */
+  readonly plainText: boolean | null
+}
+
+const REPORT_MS = 200
+
+const { parts, paths, holdOut, dedupe } = workerData as BuildSettings
+const tokenizer = Tokenizer.fromParts(parts)
+const writers: TokenFileWriter[] = []
+const seen = new Set<string>()
+let duplicates = 0
+let plainText: boolean | null = null
+let target = 0
+let skipping = false
+
+async function add(part: DocumentPart): Promise<void> {
+  const { body } = part
+  plainText ??= body.type === 'text'
+  if (body.type !== 'text' || body.first) {
+    // a long text is known by its first part: a megabyte that repeats is a copy
+    const digest = createHash('sha256').update(JSON.stringify(body)).digest()
+    const key = digest.toString('latin1', 0, 16)
+    skipping = dedupe && seen.has(key)
+    if (dedupe) seen.add(key)
+    if (skipping) duplicates++
+    target = digest.readUInt32LE(16) / 2 ** 32 < holdOut ? 1 : 0
+  }
+  if (!skipping) await writeDocument(writers[target] as TokenFileWriter, part, tokenizer)
+}
+
+function progress(): BuildProgress {
+  const sum = (of: (writer: TokenFileWriter) => number): number =>
+    writers.reduce((total, writer) => total + of(writer), 0)
+  return { documents: sum((w) => w.documents), tokens: sum((w) => w.tokens), duplicates, plainText }
+}
+
+serve<BuildRequest>(async (request, report) => {
+  for (let i = writers.length; i < paths.length; i++) {
+    writers.push(await TokenFileWriter.create(paths[i] as string, tokenizer.vocabSize))
+  }
+  switch (request.type) {
+    case 'files': {
+      let reported = Date.now()
+      for (const path of request.paths) {
+        for await (const part of readDocuments(path)) {
+          await add(part)
+          if (Date.now() - reported < REPORT_MS) continue
+          report(progress())
+          reported = Date.now()
+        }
+      }
+      return { value: progress() }
+    }
+    case 'rows':
+      for (const [i, row] of request.rows.entries()) await add(documentOf(row, `row ${request.from + i}`))
+      return { value: progress() }
+    case 'finish':
+      for (const writer of writers) await (await writer.finish()).close()
+      return { value: progress() }
+  }
+  return request satisfies never
+})
