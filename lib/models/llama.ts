@@ -10,7 +10,6 @@ import { Rotary } from '../nn/rotary.ts'
 import { attention } from '../ops/attention.ts'
 import { linear } from '../ops/linear.ts'
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
-import { residualAdd } from '../ops/residual_add.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
 import { checkInteger } from '../runtime/options.ts'
@@ -85,6 +84,9 @@ class LlamaMlp extends Module {
   }
 }
 
+/** The residual stream, and what is still to be added to it: the next norm does both in one pass. */
+type Stream = readonly [x: Tensor, added: Tensor | null]
+
 class LlamaLayer extends Module {
   readonly inputLayernorm: RmsNorm
   readonly selfAttn: LlamaAttention
@@ -99,11 +101,11 @@ class LlamaLayer extends Module {
     this.mlp = new LlamaMlp(init, c)
   }
 
-  override forward(x: Tensor, sequence: SequenceOptions): Tensor {
-    const mixed = this.selfAttn.forward(this.inputLayernorm.forward(x), sequence)
-    const h = residualAdd(x, applyDropout(mixed, sequence.dropout))
-    const added = this.mlp.forward(this.postAttentionLayernorm.forward(h))
-    return residualAdd(h, applyDropout(added, sequence.dropout))
+  override forward([x, added]: Stream, sequence: SequenceOptions): Stream {
+    const [h, input] = this.inputLayernorm.added(x, added)
+    const mixed = this.selfAttn.forward(input, sequence)
+    const [z, between] = this.postAttentionLayernorm.added(h, applyDropout(mixed, sequence.dropout))
+    return [z, applyDropout(this.mlp.forward(between), sequence.dropout)]
   }
 }
 
@@ -130,18 +132,18 @@ class LlamaModel extends Module {
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
     const { positions = null, first = null } = sequence
-    let x = this.embedTokens.forward(ids)
+    let stream: Stream = [this.embedTokens.forward(ids), null]
     for (const [i, layer] of this.layers.entries()) {
-      x = isCheckpointed(i, sequence.checkpoint)
+      stream = isCheckpointed(i, sequence.checkpoint)
         ? checkpoint(
-            (x, positions, first) => layer.forward(x, { ...sequence, positions, first }),
-            x,
+            (x, added, positions, first) => layer.forward([x, added], { ...sequence, positions, first }),
+            ...stream,
             positions,
             first,
           )
-        : layer.forward(x, sequence)
+        : layer.forward(stream, sequence)
     }
-    return this.norm.forward(x)
+    return this.norm.added(...stream)[1]
   }
 }
 

@@ -1,3 +1,4 @@
+import { addRmsNorm } from '../ops/add_rms_norm.ts'
 import { embedding } from '../ops/embedding.ts'
 import { type LinearOperand, linear } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
@@ -59,5 +60,11 @@ export class RmsNorm extends Module {
 
   override forward(x: Tensor): Tensor {
     return rmsNorm(x, this.weight, { eps: this.eps })
+  }
+
+  /** The sum x + residual and its norm, in one pass; of x alone when there is no residual. */
+  added(x: Tensor, residual: Tensor | null): readonly [sum: Tensor, norm: Tensor] {
+    if (residual === null) return [x, this.forward(x)]
+    return addRmsNorm(x, residual, this.weight, { eps: this.eps })
   }
 }

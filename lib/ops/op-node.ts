@@ -106,11 +106,13 @@ export class OpNode extends GradNode implements Recomputed {
       )
     }
     const outputs = this.#outputs.map((saved, i) => saved && unpack(saved, label, outputDefs[i]?.name ?? ''))
-    const given: Tensor[] = []
+    const given: (Tensor | null)[] = []
     outputDefs.forEach((def, i) => {
       if (def.saved) return
       const output = outputs[i] as Tensor
-      given.push(grads[i] ?? hooks.full(output.shape, 0, { dtype: output.dtype, device: output.device }))
+      const zeros = (): Tensor | null =>
+        def.sparse ? null : hooks.full(output.shape, 0, { dtype: output.dtype, device: output.device })
+      given.push(grads[i] ?? zeros())
     })
     const context = {
       inputs,

@@ -42,6 +42,8 @@ export interface OutputDef {
   readonly name: string
   /** Made only when a gradient is needed, for `vjp`; `?` in the signature, and null otherwise. */
   readonly saved?: true
+  /** Often unused: `vjp` gets null for its gradient then, where others get zeros. */
+  readonly sparse?: true
 }
 
 export type Inputs = readonly InputDef[]
@@ -62,14 +64,14 @@ export type OutputTuple<O extends Outputs> = {
 /** One `T` per output, saved ones included. */
 export type AllOutputs<O extends Outputs, T = Tensor> = { readonly [K in keyof O]: T }
 
-/** One gradient per output that is not `saved`. */
+/** One gradient per output that is not `saved`; that of a `sparse` one may be null. */
 export type GradTuple<O extends Outputs> = O extends readonly [
   infer First extends OutputDef,
   ...infer Rest extends Outputs,
 ]
   ? First extends { readonly saved: true }
     ? GradTuple<Rest>
-    : readonly [Tensor, ...GradTuple<Rest>]
+    : readonly [First extends { readonly sparse: true } ? Tensor | null : Tensor, ...GradTuple<Rest>]
   : O extends readonly []
     ? readonly []
     : readonly Tensor[]

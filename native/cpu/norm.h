@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
+#include <utility>
 
 #include "native/core/kernel.h"
 #include "native/cpu/simd.h"
@@ -17,6 +19,12 @@ inline int64_t RowsPerTile(int64_t n) { return std::max<int64_t>(1, (1 << 16) / 
 inline int64_t RowsPerChunk(int64_t n) { return std::max<int64_t>(16, RowsPerTile(n)); }
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+inline void RequireShape(const char* op, bool holds, const char* what) {
+  if (!holds) throw Error(ErrorCode::kShape, std::string(op) + ": " + what);
+}
+inline const View* Optional(const Invocation& call, size_t i) {
+  return call.has(i) ? &call[i] : nullptr;
+}
 // [..., n], dense in the last axis, `rows` of them
 inline bool IsRows(const View& v, DType dtype, int64_t rows, int64_t n) {
   return v.rank >= 1 && v.dtype == dtype && v.dim(-1) == n && v.rows() == rows &&
@@ -29,21 +37,34 @@ inline bool IsStatistic(const View& v, int64_t rows) {
   return v.dtype == DType::kF32 && v.numel() == rows && v.contiguous();
 }
 
-// Sum of f(i, left) over the vectors of a row, in four chains.
+// add(i, left, sum) for each vector of a row, in four chains; returns the sum of all lanes.
 template <class F>
-inline float RowSum(int64_t n, F&& f) {
+inline float RowReduce(int64_t n, F&& add) {
   constexpr int64_t kFull = kLanes;
   Vec s0 = Zero(), s1 = Zero(), s2 = Zero(), s3 = Zero();
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
-    s0 = s0 + f(i, kFull);
-    s1 = s1 + f(i + kLanes, kFull);
-    s2 = s2 + f(i + 2 * kLanes, kFull);
-    s3 = s3 + f(i + 3 * kLanes, kFull);
+    add(i, kFull, s0);
+    add(i + kLanes, kFull, s1);
+    add(i + 2 * kLanes, kFull, s2);
+    add(i + 3 * kLanes, kFull, s3);
   }
-  for (; i + kLanes <= n; i += kLanes) s0 = s0 + f(i, kFull);
-  if (i < n) s1 = s1 + f(i, n - i);
+  for (; i + kLanes <= n; i += kLanes) add(i, kFull, s0);
+  if (i < n) add(i, n - i, s1);
   return Sum((s0 + s1) + (s2 + s3));
+}
+// Sum of f(i, left)
+template <class F>
+inline float RowSum(int64_t n, F&& f) {
+  return RowReduce(n, [&](int64_t i, int64_t left, Vec& sum) { sum = sum + f(i, left); });
+}
+// Sum of a b, f(i, left) giving the pair
+template <class F>
+inline float RowSumOfProducts(int64_t n, F&& f) {
+  return RowReduce(n, [&](int64_t i, int64_t left, Vec& sum) {
+    const auto [a, b] = f(i, left);
+    sum = Fma(a, b, sum);
+  });
 }
 
 // f(i, left) for each vector of a row
@@ -52,6 +73,13 @@ inline void ForRow(int64_t n, F&& f) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) f(i, static_cast<int64_t>(kLanes));
   if (i < n) f(i, n - i);
+}
+
+template <class T>
+inline void AddRows(const T* a, const T* b, T* sum, int64_t n) {
+  ForRow(n, [&](int64_t i, int64_t left) {
+    StoreN(sum + i, LoadN(a + i, left) + LoadN(b + i, left), left);
+  });
 }
 
 // out = (out, when accumulate) + the sum of `chunks` rows of n, `stride` apart
