@@ -25,6 +25,8 @@ export interface LlamaConfig {
   readonly ropeScaling: RopeScaling | null
   /** Longest context the model is meant for. Default 2048. */
   readonly maxPositionEmbeddings: number
+  /** Mistral: how many tokens each one sees up to itself; null: all. Default null. */
+  readonly slidingWindow: number | null
   /** The output layer is the embedding. Default true. */
   readonly tieWordEmbeddings: boolean
   /** Standard deviation of initial weights. Default 0.02. */
@@ -48,6 +50,7 @@ const KEYS: readonly (keyof LlamaConfig)[] = [
   'partialRotaryFactor',
   'ropeScaling',
   'maxPositionEmbeddings',
+  'slidingWindow',
   'tieWordEmbeddings',
   'initializerRange',
 ]
@@ -70,6 +73,7 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
     partialRotaryFactor: 1,
     ropeScaling: null,
     maxPositionEmbeddings: 2048,
+    slidingWindow: null,
     tieWordEmbeddings: true,
     initializerRange: 0.02,
     ...options,
@@ -85,6 +89,7 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
   for (const key of ['vocabSize', 'hiddenSize', 'intermediateSize', 'maxPositionEmbeddings'] as const) {
     whole(key, MAX_DIMENSION)
   }
+  if (config.slidingWindow !== null) whole('slidingWindow', MAX_DIMENSION)
   whole('numHiddenLayers', MAX_LAYERS)
   whole('numAttentionHeads', hiddenSize)
   whole('numKeyValueHeads', numAttentionHeads)
@@ -125,8 +130,9 @@ export function toHuggingFaceConfig(
   config: LlamaConfig,
   dtype: 'float32' | 'bfloat16',
 ): Record<string, unknown> {
+  const windowed = config.slidingWindow !== null
   return {
-    architectures: ['LlamaForCausalLM'],
+    architectures: [windowed ? 'MistralForCausalLM' : 'LlamaForCausalLM'],
     attention_bias: false,
     head_dim: config.headDim,
     hidden_act: 'silu',
@@ -135,7 +141,7 @@ export function toHuggingFaceConfig(
     intermediate_size: config.intermediateSize,
     max_position_embeddings: config.maxPositionEmbeddings,
     mlp_bias: false,
-    model_type: 'llama',
+    model_type: windowed ? 'mistral' : 'llama',
     num_attention_heads: config.numAttentionHeads,
     num_hidden_layers: config.numHiddenLayers,
     num_key_value_heads: config.numKeyValueHeads,
@@ -143,6 +149,7 @@ export function toHuggingFaceConfig(
     ...(config.partialRotaryFactor === 1 ? {} : { partial_rotary_factor: config.partialRotaryFactor }),
     rope_scaling: config.ropeScaling && writeRopeScaling(config.ropeScaling),
     rope_theta: config.ropeTheta,
+    ...(windowed && { sliding_window: config.slidingWindow }),
     tie_word_embeddings: config.tieWordEmbeddings,
     torch_dtype: dtype,
     vocab_size: config.vocabSize,
@@ -159,8 +166,10 @@ export function fromHuggingFaceConfig(json: unknown): LlamaConfig {
   }
   const value = new Map(Object.entries(json))
   const type = value.get('model_type')
-  if (type !== 'llama')
-    throw new ConfigError(`config.json: model_type must be 'llama', received ${JSON.stringify(type)}`)
+  if (type !== 'llama' && type !== 'mistral')
+    throw new ConfigError(
+      `config.json: model_type must be 'llama' or 'mistral', received ${JSON.stringify(type)}`,
+    )
   refuse(value, 'hidden_act', 'silu')
   refuse(value, 'attention_bias', false)
   refuse(value, 'mlp_bias', false)
@@ -173,6 +182,9 @@ export function fromHuggingFaceConfig(json: unknown): LlamaConfig {
     if (found === undefined || found === null) delete options[key]
     else options[key] = found
   }
+  // Mistral's default in Hugging Face; a LLaMA has none, whatever its file says
+  if (type === 'llama') delete options['slidingWindow']
+  else if (!value.has('sliding_window')) options['slidingWindow'] = 4096
   // Hugging Face's own default, unlike ours
   options['tieWordEmbeddings'] ??= false
   return completeLlamaConfig(options as LlamaOptions)

@@ -4,6 +4,7 @@
 import { checkpoint } from '../autograd/checkpoint.ts'
 import { applyDropout, type DropoutOptions } from '../nn/dropout.ts'
 import { Initializer, type ParameterDType } from '../nn/init.ts'
+import { KvCache, type KvCacheOptions, type LayerCache } from '../nn/kv-cache.ts'
 import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { Rotary } from '../nn/rotary.ts'
@@ -12,6 +13,7 @@ import { linear } from '../ops/linear.ts'
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
+import { shapeError, ValueError } from '../runtime/errors.ts'
 import { checkInteger } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { completeLlamaConfig, type LlamaConfig, type LlamaOptions, rotarySize } from './llama-config.ts'
@@ -27,6 +29,13 @@ export interface SequenceOptions {
   readonly length?: number
   /** i32 [B, T]: first key each token may attend to (documents, left padding); 0 when left out. */
   readonly first?: Tensor | null
+  /**
+   * Generation: tokens are appended to it and attend to all it holds; it says where they stand, so
+   * `positions`, `first` and `length` are left out. Inside `noGrad`.
+   */
+  readonly cache?: KvCache | null
+  /** With a cache: how many tokens of each row are real, the rest being padding on the right. */
+  readonly lengths?: readonly number[] | null
   /** Training: dropout of what each attention and MLP adds to the stream. None when left out. */
   readonly dropout?: DropoutOptions | null
   /**
@@ -36,12 +45,18 @@ export interface SequenceOptions {
   readonly checkpoint?: boolean | number
 }
 
+/** What a layer is told of the sequence. */
+interface LayerOptions extends SequenceOptions {
+  readonly layerCache?: LayerCache
+}
+
 class LlamaAttention extends Module {
   readonly qProj: Linear
   readonly kProj: Linear
   readonly vProj: Linear
   readonly oProj: Linear
   readonly #headDim: number
+  readonly #window: number | null
   readonly #rotary: Rotary
 
   constructor(init: Initializer, c: LlamaConfig, rotary: Rotary) {
@@ -52,17 +67,20 @@ class LlamaAttention extends Module {
     this.vProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
     this.oProj = new Linear(init, c.numAttentionHeads * c.headDim, c.hiddenSize, std)
     this.#headDim = c.headDim
+    this.#window = c.slidingWindow
     this.#rotary = rotary
   }
 
-  override forward(x_BTD: Tensor, { positions, first = null, length }: SequenceOptions): Tensor {
+  override forward(x_BTD: Tensor, { positions, first = null, length, layerCache }: LayerOptions): Tensor {
     const [batch = 0, steps = 0] = x_BTD.shape
     const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, this.#headDim])
     const rotated = (y: Tensor): Tensor => this.#rotary.forward(heads(y), { positions, length })
     const q_BTHK = rotated(this.qProj.forward(x_BTD))
     const k_BTGK = rotated(this.kProj.forward(x_BTD))
     const v_BTGK = heads(this.vProj.forward(x_BTD))
-    const o_BTHK = attention(q_BTHK, k_BTGK, v_BTGK, { first })
+    const o_BTHK =
+      layerCache?.attend(q_BTHK, k_BTGK, v_BTGK) ??
+      attention(q_BTHK, k_BTGK, v_BTGK, { first, window: this.#window })
     return this.oProj.forward(o_BTHK.reshape([batch, steps, -1]))
   }
 }
@@ -101,7 +119,7 @@ class LlamaLayer extends Module {
     this.mlp = new LlamaMlp(init, c)
   }
 
-  override forward([x, added]: Stream, sequence: SequenceOptions): Stream {
+  override forward([x, added]: Stream, sequence: LayerOptions): Stream {
     const [h, input] = this.inputLayernorm.added(x, added)
     const mixed = this.selfAttn.forward(input, sequence)
     const [z, between] = this.postAttentionLayernorm.added(h, applyDropout(mixed, sequence.dropout))
@@ -131,6 +149,7 @@ class LlamaModel extends Module {
   }
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
+    if (sequence.cache) return this.#cached(ids, sequence.cache, sequence)
     const { positions = null, first = null } = sequence
     let stream: Stream = [this.embedTokens.forward(ids), null]
     for (const [i, layer] of this.layers.entries()) {
@@ -143,6 +162,21 @@ class LlamaModel extends Module {
           )
         : layer.forward(stream, sequence)
     }
+    return this.norm.added(...stream)[1]
+  }
+
+  #cached(ids: Tensor, cache: KvCache, { positions, first, lengths = null }: SequenceOptions): Tensor {
+    if (positions || first) {
+      throw new ValueError('llama: a cache says where tokens stand; leave out positions and first')
+    }
+    const [batch, steps = 0] = ids.shape
+    if (batch !== cache.batch) throw shapeError('llama', 'ids', `[${cache.batch},T] to match the cache`, ids)
+    const placed = { positions: cache.begin(steps, lengths), length: cache.length + steps }
+    let stream: Stream = [this.embedTokens.forward(ids), null]
+    for (const [i, layer] of this.layers.entries()) {
+      stream = layer.forward(stream, { ...placed, layerCache: cache.layer(i) })
+    }
+    cache.advance(steps, lengths)
     return this.norm.added(...stream)[1]
   }
 }
@@ -214,6 +248,21 @@ export class Llama extends Module {
   override dispose(): void {
     super.dispose()
     this.model.dispose()
+  }
+
+  /**
+   * An empty cache of keys and values for {@link SequenceOptions.cache}; the caller disposes of it.
+   * @param options capacity: maxPositionEmbeddings when left out
+   * @throws ConfigError, ValueError, OutOfMemoryError
+   */
+  makeCache(options: Partial<KvCacheOptions> = {}): KvCache {
+    const { config: c, model } = this
+    const { dtype, device } = model.embedTokens.weight
+    const { numHiddenLayers: layers, numKeyValueHeads: kvHeads, headDim, slidingWindow: window } = c
+    return new KvCache(
+      { layers, kvHeads, headDim, window, dtype, device },
+      { capacity: c.maxPositionEmbeddings, ...options },
+    )
   }
 
   #head(): { readonly weight: Tensor } {
