@@ -3,10 +3,12 @@ import { add } from './binary.ts'
 import { cast } from './copy.ts'
 import { fill } from './create.ts'
 import {
+  type CrossEntropyOptions,
   checkLabels,
   checkLossOptions,
-  type LossOptions,
   lossOfLogits,
+  reducedShape,
+  reductionCode,
   scaleGradient,
 } from './cross_entropy.ts'
 import { defineOp, shapeError, spec, type TensorMeta } from './define.ts'
@@ -30,7 +32,7 @@ export const linearCrossEntropyBackwardOp = defineOp({
     { name: 'dbias', dtype: ['f32', 'f64'], inPlace: true, optional: true },
   ],
   outputs: [{ name: 'dh' }],
-  attributes: ['ignoreIndex', 'shift', 'accumulate'],
+  attributes: ['ignoreIndex', 'labelSmoothing', 'zLoss', 'shift', 'reduction', 'accumulate'],
   infer: ([, h]) => [spec(h.shape, h.dtype)],
   differentiable: false,
   reference: { gradientOf: 'linear_cross_entropy' },
@@ -48,8 +50,8 @@ export const linearCrossEntropyOp = defineOp({
   ],
   // factor: what the summed loss was multiplied by
   outputs: [{ name: 'loss' }, { name: 'lse', saved: true }, { name: 'factor', saved: true }],
-  attributes: ['ignoreIndex', 'shift'],
-  infer: ([h, weight, bias, labels, scale], [ignoreIndex, shift]) => {
+  attributes: ['ignoreIndex', 'labelSmoothing', 'zLoss', 'shift', 'reduction'],
+  infer: ([h, weight, bias, labels, scale], [ignoreIndex, labelSmoothing, zLoss, shift, reduction]) => {
     const name = 'linearCrossEntropy'
     if (h.rank < 1) throw shapeError(name, 'h', 'of rank 1 or more', h)
     if (weight.rank !== 2 || weight.shape[0] === 0 || weight.shape[1] !== h.shape.at(-1)) {
@@ -59,15 +61,20 @@ export const linearCrossEntropyOp = defineOp({
       throw shapeError(name, 'bias', `[${weight.shape[0]}] to match weight [${weight.shape}]`, bias)
     }
     checkLabels(name, labels, h, shift)
-    checkLossOptions(name, scale, ignoreIndex)
-    return [spec([], h.dtype === 'f64' ? 'f64' : 'f32'), spec(labels.shape, 'f32'), spec([], 'f32')]
+    checkLossOptions(name, { scale, ignoreIndex, labelSmoothing, zLoss })
+    return [
+      spec(reducedShape(labels, reduction), h.dtype === 'f64' ? 'f64' : 'f32'),
+      spec(labels.shape, 'f32'),
+      spec([], 'f32'),
+    ]
   },
-  reference: ([h, weight, bias, labels, scale], [ignoreIndex, shift]) => {
+  reference: ([h, weight, bias, labels, scale], [ignoreIndex, labelSmoothing, zLoss, shift, reduction]) => {
     const wide = h.dtype === 'f64' ? 'f64' : 'f32'
     const product = matmul(cast(h, wide).reshape([-1, h.shape.at(-1) ?? 0]), cast(weight, wide).transpose())
     const rows = bias ? add(product, cast(bias, wide)) : product
     const logits = rows.reshape([...labels.shape, weight.shape[0] ?? 0])
-    return [lossOfLogits(logits, { labels, scale, ignoreIndex, shift, labelSmoothing: 0 }), null, null]
+    const options = { labels, scale, ignoreIndex, labelSmoothing, zLoss, shift, reduction }
+    return [lossOfLogits(logits, options), null, null]
   },
   saves: ['h', 'weight', 'bias', 'labels', 'loss', 'lse', 'factor'],
   vjp: (context) => {
@@ -75,7 +82,6 @@ export const linearCrossEntropyOp = defineOp({
     const [h, weight, bias, labels] = context.inputs
     const [loss, lse, factor] = context.outputs
     const [dloss] = context.grads
-    const [ignoreIndex, shift] = context.attributes
     const dweight = needs(1) ? gradTarget(1) : null
     const dbias = bias !== null && needs(2) ? gradTarget(2) : null
     const targets = [dweight, dbias].filter((target) => target !== null)
@@ -84,7 +90,7 @@ export const linearCrossEntropyOp = defineOp({
     for (const target of targets) if (accumulate && !target.accumulate) fill(target.tensor, 0)
     const [dh] = linearCrossEntropyBackwardOp(
       [dloss, h, weight, bias, labels, lse, factor, dweight?.tensor ?? null, dbias?.tensor ?? null],
-      [ignoreIndex, shift, accumulate],
+      [...context.attributes, accumulate],
     )
     return [
       dh,
@@ -98,23 +104,28 @@ export const linearCrossEntropyOp = defineOp({
 })
 
 /**
- * Mean cross-entropy of the next token from hidden states, without the logits ever existing: float32
+ * Cross-entropy of the next token from hidden states, without the logits ever existing: float32
  * softmax over blocks of h W^T + b. By default position t predicts the label at t + 1 of the same row
  * and the last position nothing: labels are the input ids, shifted here and nowhere else.
  * @param h [..., D] f32 | bf16, usually [B, T, D]
  * @param operand weight [V, D] like h, its gradient is float32; bias [V]
  * @param labels i32 [...], usually [B, T]
  * @param options.shift false when labels are already those of the next position; true
- * @returns scalar f32
- * @throws ShapeError; ValueError (when read) when every label is ignored, or for a label outside the
- *   vocabulary, naming its position
+ * @returns f32: a scalar, the mean over targets; or by `reduction` the sum, or [...] like labels, where
+ *   the loss of the label at t + 1 stands at t
+ * @throws ShapeError, ValueError (when read) when every label of a mean is ignored, or for a label outside
+ *   the vocabulary, naming its position
  */
 export function linearCrossEntropy(
   h: Tensor,
   { weight, bias = null }: LinearOperand,
   labels: Tensor,
-  options: LossOptions & { readonly shift?: boolean } = {},
+  options: CrossEntropyOptions & { readonly shift?: boolean } = {},
 ): Tensor {
-  const { scale = null, ignoreIndex = -100, shift = true } = options
-  return linearCrossEntropyOp([h, weight, bias, labels, scale], [ignoreIndex, shift])[0]
+  const { scale = null, ignoreIndex = -100, labelSmoothing = 0, zLoss = 0, shift = true } = options
+  const reduction = reductionCode('linearCrossEntropy', options.reduction ?? 'mean')
+  return linearCrossEntropyOp(
+    [h, weight, bias, labels, scale],
+    [ignoreIndex, labelSmoothing, zLoss, shift, reduction],
+  )[0]
 }

@@ -16,16 +16,16 @@ namespace {
 
 constexpr const char* kDense =
     "cross_entropy(logits, labels, scale?) -> (loss, lse?, factor?) "
-    "[ignoreIndex, labelSmoothing, shift]";
+    "[ignoreIndex, labelSmoothing, zLoss, shift, reduction]";
 constexpr const char* kDenseBackward =
     "cross_entropy.backward(dloss, logits, labels, lse, scale) -> (dlogits) "
-    "[ignoreIndex, labelSmoothing, shift]";
+    "[ignoreIndex, labelSmoothing, zLoss, shift, reduction]";
 constexpr const char* kFused =
     "linear_cross_entropy(h, weight, bias?, labels, scale?) -> (loss, lse?, factor?) "
-    "[ignoreIndex, shift]";
+    "[ignoreIndex, labelSmoothing, zLoss, shift, reduction]";
 constexpr const char* kFusedBackward =
     "linear_cross_entropy.backward(dloss, h, weight, bias?, labels, lse, scale, dweight!?, "
-    "dbias!?) -> (dh) [ignoreIndex, shift, accumulate]";
+    "dbias!?) -> (dh) [ignoreIndex, labelSmoothing, zLoss, shift, reduction, accumulate]";
 
 struct Shape {
   int64_t b, t, d, v;
@@ -57,24 +57,24 @@ struct Problem {
     labels.Set(s.t > 1 ? 1 : 0, 0);  // at least one target
     dloss.Set(0, 1.5);
   }
-  void Fused(Level level, ThreadRunner& runner, bool shift, double accumulate) {
+  void Fused(Level level, ThreadRunner& runner, bool shift, double smoothing, double accumulate) {
     const DType dtype = h.view.dtype;
     Call(*FindKernel(kFused, level, dtype),
          {h.view, weight.view, bias.view, labels.view, View{}, loss.view, lse.view, factor.view},
-         {-100, double(shift)}, runner);
+         {-100, smoothing, 0, double(shift), 0}, runner);
     Call(*FindKernel(kFusedBackward, level, dtype),
          {dloss.view, h.view, weight.view, bias.view, labels.view, lse.view, factor.view,
           dweight.view, dbias.view, dh.view},
-         {-100, double(shift), accumulate}, runner);
+         {-100, smoothing, 0, double(shift), 0, accumulate}, runner);
   }
   void Dense(Level level, ThreadRunner& runner, bool shift, double smoothing) {
     const DType dtype = h.view.dtype;
     Call(*FindKernel(kDense, level, dtype),
          {logits.view, labels.view, View{}, loss.view, lse.view, factor.view},
-         {-100, smoothing, double(shift)}, runner);
+         {-100, smoothing, 0, double(shift), 0}, runner);
     Call(*FindKernel(kDenseBackward, level, dtype),
          {dloss.view, logits.view, labels.view, lse.view, factor.view, dlogits.view},
-         {-100, smoothing, double(shift)}, runner);
+         {-100, smoothing, 0, double(shift), 0}, runner);
   }
 };
 
@@ -116,11 +116,12 @@ std::vector<double> Values(const Array& a) {
   return v;
 }
 
-void CheckFused(Level level, DType dtype, Shape s, bool shift, const std::string& name) {
+void CheckFused(Level level, DType dtype, Shape s, bool shift, double smoothing,
+                const std::string& name) {
   Problem start(dtype, s), one(dtype, s), three(dtype, s);
   ThreadRunner r1(1), r3(3);
-  one.Fused(level, r1, shift, 1);
-  three.Fused(level, r3, shift, 1);
+  one.Fused(level, r1, shift, smoothing, 1);
+  three.Fused(level, r3, shift, smoothing, 1);
   for (Array Problem::*out : {&Problem::loss, &Problem::dh, &Problem::dweight, &Problem::dbias})
     Expect(std::memcmp((one.*out).view.data, (three.*out).view.data,
                        (one.*out).view.numel() * ItemSize((one.*out).view.dtype)) == 0,
@@ -133,7 +134,7 @@ void CheckFused(Level level, DType dtype, Shape s, bool shift, const std::string
       for (int64_t q = 0; q < s.d; ++q) x += h[r * s.d + q] * w[j * s.d + q];
       logits[r * s.v + j] = x;
     }
-  const Expected e = Softmax(one, logits, shift, 0);
+  const Expected e = Softmax(one, logits, shift, smoothing);
   std::vector<double> dh(h.size()), dw = Values(start.dweight), db = Values(start.dbias);
   for (int64_t r = 0; r < s.rows(); ++r)
     for (int64_t j = 0; j < s.v; ++j) {
@@ -173,7 +174,7 @@ void CheckErrors(Level level) {
   const auto refused = [&](Problem& p, const char* what) {
     ThreadRunner runner(1);
     try {
-      p.Fused(level, runner, true, 0);
+      p.Fused(level, runner, true, 0, 0);
       Expect(false, std::string(what) + ": accepted");
     } catch (const Error& e) {
       Expect(e.code() == ErrorCode::kValue, std::string(what) + ": " + e.what());
@@ -197,9 +198,11 @@ int Check(Level top) {
           const std::string name = std::string(LevelName(level)) + " " + DTypeName(dtype) + " [" +
                                    std::to_string(s.b) + "," + std::to_string(s.t) + "," +
                                    std::to_string(s.d) + "," + std::to_string(s.v) + "]";
-          CheckFused(level, dtype, s, shift, name);
-          if (FindKernel(kDense, level, dtype))
-            for (double smoothing : {0.0, 0.1}) CheckDense(level, dtype, s, shift, smoothing, name);
+          for (double smoothing : {0.0, 0.1}) {
+            CheckFused(level, dtype, s, shift, smoothing, name);
+            if (FindKernel(kDense, level, dtype))
+              CheckDense(level, dtype, s, shift, smoothing, name);
+          }
         }
     CheckErrors(level);
   }
@@ -213,7 +216,7 @@ void Bench(Level level) {
               "forward ms", "fwd+bwd ms", "GFLOP/s");
   for (DType dtype : {DType::kF32, DType::kBF16})
     for (const Shape& s :
-         {Shape{32, 128, 128, 512}, Shape{16, 256, 256, 4096}, Shape{1, 1024, 768, 50304}}) {
+         {Shape{32, 128, 128, 512}, Shape{16, 256, 256, 4096}, Shape{4, 1024, 768, 50304}}) {
       if (level == Level::kGeneric && s.v > 512) continue;
       if (level < Level::kAvx512 && s.v > 4096) continue;
       Problem p(dtype, {s.b, s.t, s.d, s.v > 4096 ? 1 : s.v});
@@ -231,9 +234,9 @@ void Bench(Level level) {
         Call(*FindKernel(kFused, level, dtype),
              {p.h.view, p.weight.view, View{}, p.labels.view, View{}, p.loss.view, p.lse.view,
               p.factor.view},
-             {-100, 1}, runner);
+             {-100, 0, 0, 1, 0}, runner);
       });
-      const double both = MedianSeconds([&] { p.Fused(level, runner, true, 1); });
+      const double both = MedianSeconds([&] { p.Fused(level, runner, true, 0, 1); });
       // forward, logits again, dW, dh
       const double flop = 4 * 2e-9 * static_cast<double>(s.rows() * s.d) * static_cast<double>(s.v);
       std::printf("%-5s %ld,%ld,%-8ld %10.2f %10.2f %12.0f\n", DTypeName(dtype), long(s.rows()),

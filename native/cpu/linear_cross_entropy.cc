@@ -23,6 +23,7 @@ struct Forward {
   LogSum* sums;  // [T][slots], one per block of columns
   int64_t slots;
   float* label_logit;  // [T]
+  float* totals;       // [T][slots], sums of logits; null when nothing is smoothed
 
   static void Block(void* context, const GemmBlock& b) {
     const Forward& f = *static_cast<const Forward*>(context);
@@ -31,27 +32,40 @@ struct Forward {
       const int32_t label = f.target(row);
       if (label == f.target.ignore) continue;
       const float* logits = b.c + i * b.stride;
-      f.sums[row * f.slots + b.n / kGemmBlockColumns] = LogSumOf(logits, b.cols);
+      const int64_t slot = row * f.slots + b.n / kGemmBlockColumns;
+      f.sums[slot] = LogSumOf(logits, b.cols);
+      if (f.totals) f.totals[slot] = SumOf(logits, b.cols);
       if (label >= b.n && label < b.n + b.cols) f.label_logit[row] = logits[label - b.n];
     }
   }
 };
 
-// 0 h, 1 weight, 2 bias?, 3 labels, 4 scale?, 5 loss, 6 lse?, 7 factor?; [ignoreIndex, shift]
+LossTerms TermsOf(const Invocation& inv, int64_t vocabulary) {
+  return {static_cast<float>(inv.f64(1)), static_cast<float>(inv.f64(2)),
+          static_cast<float>(vocabulary)};
+}
+
+// 0 h, 1 weight, 2 bias?, 3 labels, 4 scale?, 5 loss, 6 lse?, 7 factor?;
+// [ignoreIndex, labelSmoothing, zLoss, shift, reduction]
 void LinearCrossEntropy(Invocation& inv) {
   const RowMatrix h = AsRows(inv, inv[0]), weight = AsRows(inv, inv[1]);
-  const Targets target = Targets::Of(inv[3], inv.f64(0), inv.flag(1));
+  const Targets target = Targets::Of(inv[3], inv.f64(0), inv.flag(3));
   const int64_t t = h.rows, v = weight.rows;
   Require(v > 0 && inv[1].rank == 2 && inv[0].dtype == inv[1].dtype && h.cols == weight.cols &&
               target.rows == t && inv[3].contiguous() && (!inv.has(2) || inv[2].numel() == v) &&
               (!inv.has(6) || inv[6].numel() == t),
           ErrorCode::kShape,
           "linearCrossEntropy: h [.., D], weight [V, D], bias [V] and labels [..] do not fit");
-  const float factor = LossFactor(inv[4], target.Count(kOp, v), kOp);
+  const LossTerms terms = TermsOf(inv, v);
+  const Reduction reduction = static_cast<Reduction>(inv.i64(4));
+  const float factor = LossFactor(inv[4], target.Count(kOp, v), reduction, kOp);
+  const LossOutput out = LossOutput::Of(inv, inv[5], reduction, t, kOp);
 
   const int64_t slots = (v + kGemmBlockColumns - 1) / kGemmBlockColumns;
-  Forward forward{target, inv.Workspace<LogSum>(static_cast<size_t>(t * slots)), slots,
-                  inv.Workspace<float>(static_cast<size_t>(t))};
+  const size_t blocks = static_cast<size_t>(t * slots);
+  Forward forward{target, inv.Workspace<LogSum>(blocks), slots,
+                  inv.Workspace<float>(static_cast<size_t>(t)),
+                  terms.smoothing == 0 ? nullptr : inv.Workspace<float>(blocks)};
   const GemmSegment segment{h.AlongColumns(), weight.AlongColumns(), h.cols};
   Gemm(inv,
        {.dtype = inv[0].dtype,
@@ -60,32 +74,35 @@ void LinearCrossEntropy(Invocation& inv) {
         .segments = {&segment, 1},
         .out = {.bias = AsFloats(inv, inv[2]), .on_block = Forward::Block, .context = &forward}});
 
-  float* losses = inv.Workspace<float>(static_cast<size_t>(t));
   float* lse = inv.has(6) ? inv[6].as<float>() : nullptr;
   constexpr int64_t kGroup = 256;
   inv.ParallelFor((t + kGroup - 1) / kGroup, [&](int64_t tile, int) noexcept {
     const int64_t end = std::min(t, (tile + 1) * kGroup);
     for (int64_t row = tile * kGroup; row < end; ++row) {
-      losses[row] = 0;
+      out.losses[row] = 0;
       if (lse) lse[row] = 0;  // an ignored row is read by nobody
       if (target(row) == target.ignore) continue;
       LogSum sum = forward.sums[row * slots];
       for (int64_t s = 1; s < slots; ++s) sum.Join(forward.sums[row * slots + s]);
+      double total = 0;
+      if (forward.totals)
+        for (int64_t s = 0; s < slots; ++s) total += forward.totals[row * slots + s];
       const float log_sum = sum.Log();
       if (lse) lse[row] = log_sum;
-      losses[row] = log_sum - forward.label_logit[row];
+      out.losses[row] = terms.Loss(log_sum, forward.label_logit[row], static_cast<float>(total));
     }
   });
-  *inv[5].as<float>() = static_cast<float>(SumOf(losses, t) * factor);
+  out.Finish(t, factor);
   if (inv.has(7)) *inv[7].as<float>() = factor;
 }
 
-// One panel's gradient of the logits: g (softmax - onehot), rows without a target zero.
+// One panel's gradient of the logits, rows without a target zero.
 template <class T>
 struct LogitGradient {
   Targets target;
   const float* lse;  // [T]
-  float g;
+  RowGradient gradient;
+  LossTerms terms;
   T* out;  // [rows of the chunk][stride]
   int64_t stride;
   int64_t row0, n0;  // of the chunk and the panel
@@ -101,11 +118,14 @@ struct LogitGradient {
         std::fill(out, out + b.cols, T(0.0f));
         continue;
       }
-      const Vec lse = Set(d.lse[row]), g = Set(d.g);
+      const float log_sum = d.lse[row], g = d.gradient(row);
+      const Vec lse = Set(log_sum), weight = Set(g * d.terms.softmax(log_sum)),
+                uniform = Set(g * d.terms.uniform());
       for (int64_t j = 0; j < b.cols; j += kLanes)
-        StoreN(out + j, g * Exp(LoadN(logits + j, b.cols - j) - lse), b.cols - j);
+        StoreN(out + j, weight * Exp(LoadN(logits + j, b.cols - j) - lse) - uniform, b.cols - j);
       const int64_t at = label - d.n0 - b.n;
-      if (at >= 0 && at < b.cols) out[at] = T(d.g * (std::exp(logits[at] - d.lse[row]) - 1.0f));
+      if (at >= 0 && at < b.cols)
+        out[at] = T(g * d.terms.OfLabel(std::exp(logits[at] - log_sum), log_sum));
     }
   }
 };
@@ -125,8 +145,8 @@ RowMatrix RowsFrom(const RowMatrix& m, DType dtype, int64_t first, int64_t rows)
 }
 
 template <class T>
-void Backward(Invocation& inv, const Targets& target, const float* lse, float g,
-              const Gradients& o) {
+void Backward(Invocation& inv, const Targets& target, const float* lse, RowGradient row_gradient,
+              const LossTerms& terms, const Gradients& o) {
   const int64_t t = o.h.rows, d = o.h.cols, v = o.weight.rows;
   const DType dtype = o.dh.dtype;
   const int64_t chunk = std::min(t, kChunkRows);
@@ -148,7 +168,7 @@ void Backward(Invocation& inv, const Targets& target, const float* lse, float g,
     for (int64_t n0 = 0; n0 < v; n0 += panel) {
       const int64_t n = std::min(panel, v - n0);
       const RowMatrix weight = RowsFrom(o.weight, dtype, n0, n);
-      LogitGradient<T> gradient{target, lse, g, dlogits, n, r0, n0};
+      LogitGradient<T> gradient{target, lse, row_gradient, terms, dlogits, n, r0, n0};
       const GemmSegment logits{h.AlongColumns(), weight.AlongColumns(), d};
       Gemm(inv,
            {.dtype = dtype,
@@ -193,10 +213,10 @@ void Backward(Invocation& inv, const Targets& target, const float* lse, float g,
 }
 
 // 0 dloss, 1 h, 2 weight, 3 bias?, 4 labels, 5 lse, 6 scale, 7 dweight!?, 8 dbias!?, 9 dh;
-// [ignoreIndex, shift, accumulate]
+// [ignoreIndex, labelSmoothing, zLoss, shift, reduction, accumulate]
 void LinearCrossEntropyBackward(Invocation& inv) {
   const RowMatrix h = AsRows(inv, inv[1]), weight = AsRows(inv, inv[2]);
-  const Targets target = Targets::Of(inv[4], inv.f64(0), inv.flag(1));
+  const Targets target = Targets::Of(inv[4], inv.f64(0), inv.flag(3));
   const View &dweight = inv[7], &dbias = inv[8], &dh = inv[9];
   const int64_t v = weight.rows;
   Require(v > 0 && inv[2].rank == 2 && inv[1].dtype == inv[2].dtype && h.cols == weight.cols &&
@@ -211,24 +231,26 @@ void LinearCrossEntropyBackward(Invocation& inv) {
   Require(!dbias.data || (dbias.dtype == DType::kF32 && dbias.contiguous() && dbias.numel() == v),
           ErrorCode::kShape, "linearCrossEntropy.backward: dbias must be f32 [V]");
   target.Count(kOp, v);
-  const float g = *inv[0].as<float>() * *inv[6].as<float>();
+  const RowGradient gradient = RowGradient::Of(inv[0], inv[6], target.rows, kOp);
   const Gradients out{h,
                       weight,
                       AsFloats(inv, inv[3]),
                       dh,
                       dweight.data ? dweight.as<float>() : nullptr,
                       dbias.data ? dbias.as<float>() : nullptr,
-                      inv.flag(2)};
-  DispatchFloat(dh.dtype, [&]<class T>() { Backward<T>(inv, target, inv[5].as<float>(), g, out); });
+                      inv.flag(5)};
+  DispatchFloat(dh.dtype, [&]<class T>() {
+    Backward<T>(inv, target, inv[5].as<float>(), gradient, TermsOf(inv, v), out);
+  });
 }
 
 FUSELM_KERNEL(
     "linear_cross_entropy(h, weight, bias?, labels, scale?) -> (loss, lse?, factor?) "
-    "[ignoreIndex, shift]",
+    "[ignoreIndex, labelSmoothing, zLoss, shift, reduction]",
     kFloat, LinearCrossEntropy);
 FUSELM_KERNEL(
     "linear_cross_entropy.backward(dloss, h, weight, bias?, labels, lse, scale, dweight!?, "
-    "dbias!?) -> (dh) [ignoreIndex, shift, accumulate]",
+    "dbias!?) -> (dh) [ignoreIndex, labelSmoothing, zLoss, shift, reduction, accumulate]",
     kFloat, LinearCrossEntropyBackward);
 
 }  // namespace

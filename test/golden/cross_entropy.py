@@ -2,18 +2,28 @@
 import torch
 from golden import Golden, integers, normal
 
+REDUCTIONS = ["mean", "sum", "none"]
+NONE = 2
 
-def cross_entropy(logits, labels, ignoreIndex, labelSmoothing, shift):
+
+def shifted(labels, shift, ignore):
+    """Labels one position earlier, the last one ignored: the loss then has the shape of labels."""
     labels = labels.long()
-    if shift:
-        logits, labels = logits[..., :-1, :], labels[..., 1:]
+    if not shift:
+        return labels
+    return torch.cat([labels[..., 1:], torch.full_like(labels[..., :1], ignore)], dim=-1)
+
+
+def cross_entropy(logits, labels, ignoreIndex, labelSmoothing, zLoss, shift, reduction):
+    labels = shifted(labels, shift, ignoreIndex)
+    rows, targets = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     loss = torch.nn.functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]),
-        labels.reshape(-1),
-        ignore_index=ignoreIndex,
-        label_smoothing=labelSmoothing,
+        rows, targets, ignore_index=ignoreIndex, label_smoothing=labelSmoothing, reduction=REDUCTIONS[reduction]
     )
-    return {"loss": loss}
+    if zLoss > 0:
+        z = zLoss * torch.logsumexp(rows, -1).square() * (targets != ignoreIndex)
+        loss = loss + {"mean": z.sum() / (targets != ignoreIndex).sum(), "sum": z.sum(), "none": z}[REDUCTIONS[reduction]]
+    return {"loss": loss.reshape(labels.shape) if reduction == NONE else loss}
 
 
 def labels(*shape, hi, ignore=-100):
@@ -22,8 +32,11 @@ def labels(*shape, hi, ignore=-100):
     return ids
 
 
-def options(ignoreIndex=-100, labelSmoothing=0.0, shift=False):
-    return {"ignoreIndex": ignoreIndex, "labelSmoothing": labelSmoothing, "shift": shift}
+def options(ignoreIndex=-100, labelSmoothing=0.0, zLoss=0.0, shift=False, reduction=0):
+    return {
+        "ignoreIndex": ignoreIndex, "labelSmoothing": labelSmoothing, "zLoss": zLoss, "shift": shift,
+        "reduction": reduction,
+    }
 
 
 g = Golden("cross_entropy")
@@ -39,5 +52,17 @@ g.case(
     cross_entropy,
     {"logits": normal(3, 5, 17), "labels": labels(3, 5, hi=17, ignore=0)},
     options(ignoreIndex=0, shift=True),
+)
+g.case(
+    "a loss per label, smoothed, shifted",
+    cross_entropy,
+    {"logits": normal(3, 6, 25, scale=3.0), "labels": labels(3, 6, hi=25)},
+    options(labelSmoothing=0.1, shift=True, reduction=NONE),
+)
+g.case(
+    "sum, z loss",
+    cross_entropy,
+    {"logits": normal(8, 30, scale=2.0), "labels": labels(8, hi=30)},
+    options(zLoss=0.01, reduction=1),
 )
 g.write()

@@ -1,7 +1,8 @@
-import { linearCrossEntropyOp } from '../../lib/ops/linear_cross_entropy.ts'
+import { linearCrossEntropyBackwardOp, linearCrossEntropyOp } from '../../lib/ops/linear_cross_entropy.ts'
 import { defineCases } from './cases.ts'
 
-const next = { ignoreIndex: -100, shift: true }
+const [MEAN, SUM, NONE] = [0, 1, 2]
+const next = { ignoreIndex: -100, labelSmoothing: 0, zLoss: 0, shift: true, reduction: MEAN }
 /** Labels in [0, v), every fifth one `ignore`. */
 const some = (shape: readonly number[], v: number, ignore = -100) => ({
   shape,
@@ -13,7 +14,21 @@ const tolerance = {
   bf16: { rtol: 1.6e-2, atol: 6e-3, reason: 'logit gradients in bf16, summed over V' },
 }
 
-export default defineCases(linearCrossEntropyOp, {
+/** Exact in bf16, so that the log-sums of rows, which the backward is given, are those of its logits. */
+const eighths = (i: number, step: number): number => (((i * step) % 31) - 15) / 8
+const dot = (row: number, v: number, d: number): number[] =>
+  Array.from({ length: v }, (_, j) =>
+    Array.from({ length: d }, (_, k) => eighths(row * d + k, 37) * eighths(j * d + k, 23)).reduce(
+      (a, b) => a + b,
+      0,
+    ),
+  )
+const logSum = (row: readonly number[]): number => {
+  const top = Math.max(...row)
+  return top + Math.log(row.reduce((sum, x) => sum + Math.exp(x - top), 0))
+}
+
+const forward = defineCases(linearCrossEntropyOp, {
   cases: [
     ...[1, 15, 17, 31, 33, 63, 65, 127].map((v, i) => ({
       name: `V ${v}`,
@@ -26,6 +41,36 @@ export default defineCases(linearCrossEntropyOp, {
       inputs: { h: [11, 33], weight: [40, 33], bias: [40], labels: some([11], 40) },
       attributes: { ...next, shift: false },
       tolerance,
+    },
+    ...[0.1, 1].map((labelSmoothing) => ({
+      name: `label smoothing ${labelSmoothing}, z loss`,
+      inputs: { h: [2, 7, 20], weight: [600, 20], labels: some([2, 7], 600) },
+      attributes: { ...next, labelSmoothing, zLoss: 0.01 },
+      tolerance,
+      noFiniteDifferences: 'too large',
+    })),
+    {
+      name: 'label smoothing, z loss, bias',
+      inputs: { h: [2, 5, 12], weight: [33, 12], bias: [33], labels: some([2, 5], 33) },
+      attributes: { ...next, labelSmoothing: 0.2, zLoss: 0.01 },
+      tolerance,
+    },
+    {
+      name: 'sum',
+      inputs: { h: [2, 4, 9], weight: [21, 9], labels: some([2, 4], 21) },
+      attributes: { ...next, reduction: SUM },
+      tolerance,
+    },
+    {
+      name: 'a loss per label',
+      inputs: { h: [3, 5, 10], weight: [33, 10], labels: some([3, 5], 33) },
+      attributes: { ...next, reduction: NONE, labelSmoothing: 0.1 },
+      tolerance,
+    },
+    {
+      name: 'a loss per label, all ignored',
+      inputs: { h: [3, 8], weight: [20, 8], labels: { shape: [3], fill: { values: [-100] } } },
+      attributes: { ...next, reduction: NONE, shift: false },
     },
     {
       name: 'one token a row but for one',
@@ -125,6 +170,13 @@ export default defineCases(linearCrossEntropyOp, {
       code: 'ERR_VALUE',
       message: /labels\[2\] is 20/,
     },
+    {
+      name: 'label smoothing below 0',
+      inputs: { h: [2, 3, 8], weight: [20, 8], labels: some([2, 3], 20) },
+      attributes: { ...next, labelSmoothing: -0.1 },
+      code: 'ERR_VALUE',
+      message: /linearCrossEntropy: labelSmoothing must be within/,
+    },
   ],
   bench: [
     {
@@ -134,3 +186,26 @@ export default defineCases(linearCrossEntropyOp, {
     },
   ],
 })
+
+const backward = defineCases(linearCrossEntropyBackwardOp, {
+  cases: [17, 65, 1100].flatMap((v) =>
+    [MEAN, NONE].flatMap((reduction) =>
+      [false, true].map((accumulate) => ({
+        name: `V ${v}, ${reduction === NONE ? 'a gradient per label' : 'one gradient'}${accumulate ? ', added' : ''}`,
+        inputs: {
+          dloss: reduction === NONE ? [2, 5] : [],
+          h: { shape: [2, 5, 7], fill: { from: (i: number) => eighths(i, 37) } },
+          weight: { shape: [v, 7], fill: { from: (i: number) => eighths(i, 23) } },
+          labels: some([2, 5], v),
+          lse: { shape: [2, 5], fill: { from: (row: number) => logSum(dot(row, v, 7)) } },
+          scale: { shape: [], fill: { values: [0.125] } },
+          dweight: [v, 7],
+        },
+        attributes: { ...next, labelSmoothing: 0.1, zLoss: 0.001, reduction, accumulate },
+        tolerance,
+      })),
+    ),
+  ),
+})
+
+export default [forward, backward]

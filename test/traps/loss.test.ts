@@ -77,36 +77,42 @@ describe('trap 15: cross-entropy', () => {
     }
   }
 
-  test('trap 15 chunked equals dense: loss and gradients', async () => {
-    const [tall, wide, hidden] = [150, 700, 24]
-    const { integer } = random('trap 15 tall')
-    const targets = Array.from({ length: tall }, (_, i) => (i % 7 === 3 ? -100 : integer(0, wide)))
-    const run = (chunked: boolean) =>
-      scope(() => {
-        const h = tensor(normals('trap 15 h', tall * hidden, 1, 'f32'), {
-          shape: [tall, hidden],
-          requiresGrad: true,
+  test.each([0, 0.1])(
+    'trap 15 chunked equals dense: loss and gradients, smoothing %d',
+    async (labelSmoothing) => {
+      const [tall, wide, hidden] = [150, 700, 24]
+      const { integer } = random('trap 15 tall')
+      const targets = Array.from({ length: tall }, (_, i) => (i % 7 === 3 ? -100 : integer(0, wide)))
+      const run = (chunked: boolean) =>
+        scope(() => {
+          const h = tensor(normals('trap 15 h', tall * hidden, 1, 'f32'), {
+            shape: [tall, hidden],
+            requiresGrad: true,
+          })
+          const weight = tensor(normals('trap 15 w', wide * hidden, 1, 'f32'), {
+            shape: [wide, hidden],
+            requiresGrad: true,
+          })
+          const label = tensor(targets, { dtype: 'i32' })
+          const loss = chunked
+            ? linearCrossEntropy(h, { weight }, label, { shift: false, labelSmoothing })
+            : crossEntropy(linear(h, { weight }), label, { labelSmoothing })
+          loss.backward()
+          return { h, weight, loss }
         })
-        const weight = tensor(normals('trap 15 w', wide * hidden, 1, 'f32'), {
-          shape: [wide, hidden],
-          requiresGrad: true,
-        })
-        const label = tensor(targets, { dtype: 'i32' })
-        const loss = chunked
-          ? linearCrossEntropy(h, { weight }, label, { shift: false })
-          : crossEntropy(linear(h, { weight }), label)
-        loss.backward()
-        return { h, weight, loss }
-      })
-    const dense = run(false)
-    const chunked = run(true)
-    expectClose('loss', [await chunked.loss.item()], [await dense.loss.item()], { rtol: 2e-6, atol: 0 })
-    for (const name of ['h', 'weight'] as const) {
-      const [a, e] = [(await chunked[name].grad?.toArray()) ?? [], (await dense[name].grad?.toArray()) ?? []]
-      expectClose(`gradient of ${name}`, a, e, { rtol: 1e-4, atol: 1e-6 })
-    }
-    for (const { h, weight, loss } of [dense, chunked]) for (const t of [h, weight, loss]) t.dispose()
-  })
+      const dense = run(false)
+      const chunked = run(true)
+      expectClose('loss', [await chunked.loss.item()], [await dense.loss.item()], { rtol: 2e-6, atol: 0 })
+      for (const name of ['h', 'weight'] as const) {
+        const [a, e] = [
+          (await chunked[name].grad?.toArray()) ?? [],
+          (await dense[name].grad?.toArray()) ?? [],
+        ]
+        expectClose(`gradient of ${name}`, a, e, { rtol: 1e-4, atol: 1e-6 })
+      }
+      for (const { h, weight, loss } of [dense, chunked]) for (const t of [h, weight, loss]) t.dispose()
+    },
+  )
 
   test('trap 15 all labels ignored is an error', async () => {
     const loss = scope(() =>
