@@ -1,13 +1,16 @@
 // Rows by index, and the sum of rows by index that is its gradient.
 
-import { sameShape } from '../tensor/layout.ts'
+import { elementCount, normalAxis, sameShape } from '../tensor/layout.ts'
+import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import { full } from './create.ts'
+import { add, less, lessEqual, mul, where } from './binary.ts'
+import { contiguous } from './copy.ts'
+import { full, iota } from './create.ts'
 import { defineOp, shapeError, spec } from './define.ts'
 
 export const takeOp = defineOp({
   name: 'take',
-  inputs: [{ name: 'table' }, { name: 'ids', dtype: 'i32', layout: 'any' }],
+  inputs: [{ name: 'table' }, { name: 'ids', dtype: 'i32' }],
   outputs: [{ name: 'y' }],
   infer: ([table, ids]) => {
     if (table.rank < 1) throw shapeError('take', 'table', 'of rank 1 or more', table)
@@ -23,7 +26,7 @@ export const takeOp = defineOp({
 
 export const scatterAddOp = defineOp({
   name: 'scatter_add',
-  inputs: [{ name: 'base' }, { name: 'ids', dtype: 'i32', layout: 'any' }, { name: 'rows' }],
+  inputs: [{ name: 'base' }, { name: 'ids', dtype: 'i32' }, { name: 'rows' }],
   outputs: [{ name: 'y' }],
   infer: ([base, ids, rows]) => {
     const expected = [...ids.shape, ...base.shape.slice(1)]
@@ -50,7 +53,8 @@ export function take(table: Tensor, ids: Tensor): Tensor {
 }
 
 /**
- * base with rows added at ids, in the order of ids: the same on any number of threads.
+ * base with rows added at ids, in the order of ids and rounded once per row of base: the same on any
+ * number of threads.
  * @param base [V, ...]
  * @param ids i32, any shape
  * @param rows ids.shape + base.shape[1:]
@@ -58,4 +62,46 @@ export function take(table: Tensor, ids: Tensor): Tensor {
  */
 export function scatterAdd(base: Tensor, ids: Tensor, rows: Tensor): Tensor {
   return scatterAddOp([base, ids, rows])[0]
+}
+
+/**
+ * Slices of an axis by index: y[.., i, ..] = x[.., ids[i], ..].
+ * @param ids i32 [n]
+ * @returns like x, with n for the size of the axis
+ * @throws ShapeError for an axis outside the rank or ids that are no vector; ValueError (when read) for
+ *   an id outside the axis
+ */
+export function indexSelect(x: Tensor, axis: number, ids: Tensor): Tensor {
+  const at = normalAxis('indexSelect', axis, x.rank)
+  if (ids.rank !== 1) throw shapeError('indexSelect', 'ids', 'of rank 1', ids)
+  if (at === 0) return take(x, ids)
+  return scope(() => contiguous(take(x.transpose(0, at), ids).transpose(0, at)))
+}
+
+/**
+ * One element per index along an axis: y[i, j] = x[i, index[i, j]] for the last of two axes.
+ * @param index i32, of x's rank and, but for the axis, x's shape
+ * @returns index.shape
+ * @throws ShapeError when the shapes do not fit; ValueError (when read) for an index outside x
+ */
+export function gather(x: Tensor, axis: number, index: Tensor): Tensor {
+  const at = normalAxis('gather', axis, x.rank)
+  const fits = index.rank === x.rank && index.shape.every((n, i) => i === at || n === x.shape[i])
+  if (!fits) throw shapeError('gather', 'index', `[${x.shape}] but for axis ${at}`, index)
+  const size = x.shape[at] as number
+  return scope(() => {
+    const last = x.transpose(at, -1)
+    const wanted = index.transpose(at, -1)
+    const rows = elementCount(last.shape.slice(0, -1))
+    const start = iota(rows, { step: size, device: x.device }).unsqueeze(1)
+    const flat = add(wanted.reshape([rows, wanted.shape.at(-1) as number]), start)
+    // an index outside its row would name an element of another one: sent outside all instead
+    const inside = mul(lessEqual(0, wanted), less(wanted, size)).reshape(flat.shape)
+    const ids = where(inside, flat, full([], -1, { dtype: 'i32', device: x.device }))
+    return contiguous(
+      take(last.reshape([rows * size]), ids)
+        .reshape(wanted.shape)
+        .transpose(at, -1),
+    )
+  })
 }

@@ -3,23 +3,24 @@
 import type { Tensor } from '../tensor/tensor.ts'
 import { div, less, mul, sub } from './binary.ts'
 import { cast } from './copy.ts'
-import { defineOp, type Op, spec } from './define.ts'
+import { defineOp, type InputDType, type Op, spec } from './define.ts'
 
 type Gradient = (dy: Tensor, x: Tensor, y: Tensor) => Tensor
 
 /** `saves` says which of x and y the gradient reads. */
-function unaryOp<const N extends string>(
-  name: N,
+function unaryOp(
+  name: string,
   saves: readonly ('x' | 'y')[],
   gradient: Gradient,
+  dtype: InputDType = 'float',
 ): Op<
-  readonly [{ readonly name: 'x'; readonly layout: 'any' }],
+  readonly [{ readonly name: 'x'; readonly dtype: InputDType; readonly layout: 'any' }],
   readonly [{ readonly name: 'y' }],
   readonly []
 > {
   return defineOp({
     name,
-    inputs: [{ name: 'x', layout: 'any' }],
+    inputs: [{ name: 'x', dtype, layout: 'any' }],
     outputs: [{ name: 'y' }],
     infer: ([x]) => [spec(x.shape, x.dtype)],
     primitive: true,
@@ -28,14 +29,19 @@ function unaryOp<const N extends string>(
   })
 }
 
-export const negOp = unaryOp('neg', [], (dy) => neg(dy))
-export const absOp = unaryOp('abs', ['x'], (dy, x) =>
-  mul(dy, sub(cast(less(0, x), x.dtype), cast(less(x, 0), x.dtype))),
+const SIGNED = ['f32', 'bf16', 'f64', 'i32'] as const
+
+export const negOp = unaryOp('neg', [], (dy) => neg(dy), SIGNED)
+export const absOp = unaryOp(
+  'abs',
+  ['x'],
+  (dy, x) => mul(dy, sub(cast(less(0, x), x.dtype), cast(less(x, 0), x.dtype))),
+  SIGNED,
 )
 export const expOp = unaryOp('exp', ['y'], (dy, _, y) => mul(dy, y))
 export const logOp = unaryOp('log', ['x'], (dy, x) => div(dy, x))
 export const sqrtOp = unaryOp('sqrt', ['y'], (dy, _, y) => div(mul(dy, 0.5), y))
-export const rsqrtOp = unaryOp('rsqrt', ['y'], (dy, _, y) => mul(mul(dy, -0.5), mul(y, mul(y, y))))
+export const rsqrtOp = unaryOp('rsqrt', ['x', 'y'], (dy, x, y) => mul(mul(dy, -0.5), div(y, x)))
 export const sinOp = unaryOp('sin', ['x'], (dy, x) => mul(dy, cos(x)))
 export const cosOp = unaryOp('cos', ['x'], (dy, x) => neg(mul(dy, sin(x))))
 export const tanhOp = unaryOp('tanh', ['y'], (dy, _, y) => mul(dy, sub(1, mul(y, y))))
@@ -66,3 +72,27 @@ export const tanh = (x: Tensor): Tensor => tanhOp([x])[0]
 export const erf = (x: Tensor): Tensor => erfOp([x])[0]
 /** 1 / (1 + e^-x). */
 export const sigmoid = (x: Tensor): Tensor => sigmoidOp([x])[0]
+
+export const powOp = defineOp({
+  name: 'pow',
+  inputs: [{ name: 'x', dtype: 'float', layout: 'any' }],
+  outputs: [{ name: 'y' }],
+  attributes: ['exponent'],
+  infer: ([x]) => [spec(x.shape, x.dtype)],
+  primitive: true,
+  saves: ['x'],
+  vjp: ({ inputs: [x], attributes: [exponent], grads: [dy] }) => [
+    exponent === 0 ? mul(dy, 0) : mul(mul(dy, exponent), pow(x, exponent - 1)),
+  ],
+})
+
+/** x * x. */
+export const square = (x: Tensor): Tensor => mul(x, x)
+
+/** x^exponent; NaN for a negative x and an exponent that is not whole. 2, 1/2 and -1/2 are fastest. */
+export function pow(x: Tensor, exponent: number): Tensor {
+  if (exponent === 2) return square(x)
+  if (exponent === 0.5) return sqrt(x)
+  if (exponent === -0.5) return rsqrt(x)
+  return powOp([x], [exponent])[0]
+}

@@ -7,6 +7,7 @@
 #include "native/core/kernel.h"
 #include "native/cpu/fail.h"
 #include "native/cpu/simd.h"
+#include "native/cpu/sort_by_id.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
@@ -46,22 +47,6 @@ void Forward(Invocation& call) {
         std::memcpy(out.row<T>(i), table.as<T>() + ids.as<int32_t>()[i] * table.step(0), bytes);
     });
   });
-}
-
-// Token numbers ordered by id, tokens of one id in their own order. `spare` has room for n too.
-const int32_t* SortById(const int32_t* id, int64_t n, int64_t limit, int32_t* order,
-                        int32_t* spare) {
-  constexpr int kBits = 11;
-  for (int64_t i = 0; i < n; ++i) order[i] = static_cast<int32_t>(i);
-  for (int shift = 0; shift == 0 || (limit - 1) >> shift > 0; shift += kBits) {
-    int64_t start[(1 << kBits) + 1] = {};
-    const auto digit = [&](int32_t token) { return (id[token] >> shift) & ((1 << kBits) - 1); };
-    for (int64_t i = 0; i < n; ++i) ++start[digit(order[i]) + 1];
-    for (int d = 0; d < 1 << kBits; ++d) start[d + 1] += start[d];
-    for (int64_t i = 0; i < n; ++i) spare[start[digit(order[i])]++] = order[i];
-    std::swap(order, spare);
-  }
-  return order;
 }
 
 void Backward(Invocation& call) {

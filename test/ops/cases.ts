@@ -88,6 +88,8 @@ export type CaseTable = {
   /** How a case calls, when not the op itself (e.g. the function around it that broadcasts). */
   readonly call?: CaseCall
   readonly cases: readonly OpCase[]
+  /** Why no independent values can exist; without it an op without a golden fails. */
+  readonly noGolden?: string
   readonly errors?: readonly ErrorCase[]
   readonly bench?: readonly BenchCase[]
 }

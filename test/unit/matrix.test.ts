@@ -3,7 +3,7 @@
 import { describe, expect, test } from 'vitest'
 import { fillValues } from '../ops/cases.ts'
 import { bitwiseDifference, compare, roundToBf16 } from '../ops/runner/compare.ts'
-import { disagreements, ExecutionTally } from '../ops/runner/coverage.ts'
+import { disagreements, ExecutionTally, goldenFailures } from '../ops/runner/coverage.ts'
 import type { AnyOp } from '../ops/runner/library.ts'
 
 const LIMITS = { rtol: 1e-3, atol: 1e-6 }
@@ -73,6 +73,15 @@ describe('coverage', () => {
     expect(disagreements([lost], ['lost() -> (y)'], new Set([lost]))).toEqual([
       'op without a vjp, and without differentiable: false: lost',
     ])
+  })
+
+  test('an op without a golden fails, unless its table says why; not both', () => {
+    expect(goldenFailures('a', 0, undefined)).toEqual([
+      expect.stringMatching(/^no golden: .*\/a\.safetensors/),
+    ])
+    expect(goldenFailures('a', 0, 'nothing to compare with')).toEqual([])
+    expect(goldenFailures('a', 2, undefined)).toEqual([])
+    expect(goldenFailures('a', 2, 'nothing to compare with')).toHaveLength(1)
   })
 
   test('a variant that no device ran is named', () => {

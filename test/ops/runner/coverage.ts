@@ -45,6 +45,16 @@ export class ExecutionTally {
   }
 }
 
+/** What is wrong with an op's goldens: it has none, or says it cannot have any and has. */
+export function goldenFailures(name: string, goldens: number, noGolden: string | undefined): string[] {
+  if (goldens === 0 && noGolden === undefined) {
+    return [`no golden: test/golden/${name}.safetensors has no cases, and the case table gives no noGolden`]
+  }
+  if (goldens > 0 && noGolden !== undefined)
+    return [`noGolden is given ('${noGolden}') beside ${goldens} goldens`]
+  return []
+}
+
 /** Whether a backward is checked through its forward's gradients. */
 const isGradientOf = (op: AnyOp): boolean => typeof op.definition.reference === 'object'
 

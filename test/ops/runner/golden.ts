@@ -19,6 +19,8 @@ export type GoldenCase = {
   readonly grads: ReadonlyMap<string, GoldenTensor>
   /** PyTorch's largest absolute error in bf16, by 'out.<output>' or 'grad.<input>'. */
   readonly bf16Error: Readonly<Record<string, number>>
+  /** Inputs that are not laid out row-major. */
+  readonly strides: Readonly<Record<string, 'padded' | 'transposed'>>
 }
 
 type Entry = { dtype: string; shape: number[]; data_offsets: [number, number] }
@@ -69,7 +71,7 @@ export function readGoldens(directory: string, op: string): GoldenCase[] {
   const { tensors, metadata } = readSafetensors(path)
   const cases: GoldenCase[] = []
   for (const [name, text] of metadata) {
-    if (name.endsWith('.bf16_error')) continue
+    if (name.endsWith('.bf16_error') || name.endsWith('.strides')) continue
     const part = (kind: string): Map<string, GoldenTensor> => {
       const prefix = `${name}.${kind}.`
       return new Map(
@@ -85,7 +87,8 @@ export function readGoldens(directory: string, op: string): GoldenCase[] {
       outputs,
       dy: part('dy'),
       grads: part('grad'),
-      bf16Error: JSON.parse(metadata.get(`${name}.bf16_error`) ?? '{}') as Record<string, number>,
+      bf16Error: JSON.parse(metadata.get(`${name}.bf16_error`) ?? '{}') as GoldenCase['bf16Error'],
+      strides: JSON.parse(metadata.get(`${name}.strides`) ?? '{}') as GoldenCase['strides'],
     })
   }
   return cases

@@ -7,7 +7,7 @@ import {
   checkGoldenReference,
   type LevelDevices,
 } from './checks.ts'
-import { disagreements, ExecutionTally } from './coverage.ts'
+import { disagreements, ExecutionTally, goldenFailures } from './coverage.ts'
 import { checkFiniteDifferences } from './finite-differences.ts'
 import {
   closeDevice,
@@ -82,7 +82,11 @@ export async function matrixTests(
         const { main } = levels.get(best)
         const { failures } = await checkFiniteDifferences(main, subject.op, subject.table)
         // a golden may not excuse a reference that contradicts itself
-        return failures.length > 0 ? failures : checkGoldenReference(main, subject)
+        if (failures.length > 0) return failures
+        return [
+          ...goldenFailures(name, subject.goldens.length, subject.table.noGolden),
+          ...(await checkGoldenReference(main, subject)),
+        ]
       },
     })
     if ((subject.table.errors ?? []).length > 0) {

@@ -137,7 +137,7 @@ export function prepareGolden(definition: OpDefinition, golden: GoldenCase, dtyp
       inPlace: def.inPlace === true,
       constant: def.constant === true,
       shape: tensor.shape,
-      strides: undefined,
+      strides: golden.strides[def.name],
       values: roundTo(tensor.values, own),
     }
   }
