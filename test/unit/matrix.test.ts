@@ -76,12 +76,15 @@ describe('coverage', () => {
   })
 
   test('an op without a golden fails, unless its table says why; not both', () => {
-    expect(goldenFailures('a', 0, undefined)).toEqual([
+    const why = 'nothing to compare with'
+    expect(goldenFailures('a', { goldens: 0 })).toEqual([
       expect.stringMatching(/^no golden: .*\/a\.safetensors/),
     ])
-    expect(goldenFailures('a', 0, 'nothing to compare with')).toEqual([])
-    expect(goldenFailures('a', 2, undefined)).toEqual([])
-    expect(goldenFailures('a', 2, 'nothing to compare with')).toHaveLength(1)
+    expect(goldenFailures('a', { goldens: 0, noGolden: why })).toEqual([])
+    expect(goldenFailures('a', { goldens: 2 })).toEqual([])
+    expect(goldenFailures('a', { goldens: 2, noGolden: why })).toHaveLength(1)
+    expect(goldenFailures('a.dx', { goldens: 0, wholeHasGradients: true })).toEqual([])
+    expect(goldenFailures('a.dx', { goldens: 0, wholeHasGradients: false })).toHaveLength(1)
   })
 
   test('a variant that no device ran is named', () => {

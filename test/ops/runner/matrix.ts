@@ -6,6 +6,7 @@ import {
   checkGoldenKernels,
   checkGoldenReference,
   type LevelDevices,
+  type Subject,
 } from './checks.ts'
 import { disagreements, ExecutionTally, goldenFailures } from './coverage.ts'
 import { checkFiniteDifferences } from './finite-differences.ts'
@@ -70,6 +71,9 @@ export async function matrixTests(
     if (!subjects.some((s) => s.op.definition.name === name)) throw new Error(`op without cases: ${name}`)
   }
   const chosen = only.length === 0 ? subjects : subjects.filter((s) => only.includes(s.op.definition.name))
+  /** The op that `linear.dx` is a part of. */
+  const wholeOf = (name: string): Subject | undefined =>
+    subjects.find((s) => name.startsWith(`${s.op.definition.name}.`))
   const levels = new Levels()
   const machine = machineLevels()
   const best = machine.at(-1) ?? 'generic'
@@ -84,7 +88,11 @@ export async function matrixTests(
         // a golden may not excuse a reference that contradicts itself
         if (failures.length > 0) return failures
         return [
-          ...goldenFailures(name, subject.goldens.length, subject.table.noGolden),
+          ...goldenFailures(name, {
+            goldens: subject.goldens.length,
+            noGolden: subject.table.noGolden,
+            wholeHasGradients: wholeOf(name)?.goldens.some(({ grads }) => grads.size > 0) ?? false,
+          }),
           ...(await checkGoldenReference(main, subject)),
         ]
       },
