@@ -68,6 +68,13 @@ describe('coverage', () => {
     expect(disagreements([a], ['a() -> (y)'], new Set([a]))).toEqual([])
   })
 
+  test('a backward with a reference of its own is run by the cases of its forward, if there are any', () => {
+    const [forward, backward] = [op('a', 'a() -> (y)'), op('a.backward', 'a.backward() -> (dx)')]
+    const kernels = ['a() -> (y)', 'a.backward() -> (dx)']
+    expect(disagreements([forward, backward], kernels, new Set([forward]))).toEqual([])
+    expect(disagreements([backward], kernels.slice(1), new Set())).toEqual(['op without cases: a.backward'])
+  })
+
   test('names an op whose gradient nobody defined', () => {
     const lost = op('lost', 'lost() -> (y)', { reference: undefined })
     expect(disagreements([lost], ['lost() -> (y)'], new Set([lost]))).toEqual([
