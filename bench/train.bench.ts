@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { Device, saveLlama } from 'fuselm'
+import { Device, saveModel } from 'fuselm'
 import { findTorch, PythonPeer } from './peers/python.ts'
 import { percentile } from './percentile.ts'
 import { modelName, settings, shapes, type TrainedModel, trainer } from './workload.ts'
@@ -127,7 +127,7 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
     return []
   }
   const reference = ours.floatCopy()
-  await saveLlama(reference, folder)
+  await saveModel(reference, folder)
   reference.dispose()
   const tokens = join(folder, 'tokens.i32')
   await writeFile(tokens, Buffer.from(ours.tokens.buffer))

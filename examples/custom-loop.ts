@@ -10,7 +10,7 @@ import {
   randomWindows,
   readByteTokens,
   referenceModels,
-  saveLlama,
+  saveModel,
   schedule,
   scope,
   type Tensor,
@@ -128,7 +128,7 @@ async function main(files: readonly string[]): Promise<void> {
     warmup: 40,
     onStep: liveLine,
   })
-  await saveLlama(model, 'out/custom-loop')
+  await saveModel(model, 'out/custom-loop')
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main(process.argv.slice(2))

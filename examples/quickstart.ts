@@ -10,7 +10,7 @@ import {
   randomKey,
   readByteTokens,
   referenceModels,
-  saveLlama,
+  saveModel,
   scope,
   tensor,
   windowsAt,
@@ -133,7 +133,7 @@ async function main(): Promise<void> {
   console.log(await continueText(model, 'export interface ', 300))
   console.log('------')
 
-  await saveLlama(model, values.out)
+  await saveModel(model, values.out)
   const loaded = await loadLlama(values.out)
   const [a, b] = [await logitsOf(model, heldOut), await logitsOf(loaded, heldOut)]
   const identical = a.length === b.length && a.every((value, i) => Object.is(value, b[i]))

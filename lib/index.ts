@@ -20,14 +20,18 @@ export type { Batch } from './data/rows.ts'
 export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'
 export { writeSafetensors } from './io/safetensors-write.ts'
 export { loadTensors, saveTensors } from './io/tensors.ts'
-export { loadLlama, saveLlama } from './models/folder.ts'
 export {
-  Llama,
+  CausalLm,
+  countTargets,
+  type DecoderSize,
   type LossOptions,
   type ModelOptions,
-  referenceModels,
   type SequenceOptions,
-} from './models/llama.ts'
+} from './models/causal-lm.ts'
+export { loadModel, saveModel } from './models/folder.ts'
+export { Gpt2 } from './models/gpt2.ts'
+export type { Gpt2Config, Gpt2Options } from './models/gpt2-config.ts'
+export { Llama, loadLlama, referenceModels } from './models/llama.ts'
 export type { LlamaConfig, LlamaOptions } from './models/llama-config.ts'
 export * as nn from './nn/index.ts'
 export {

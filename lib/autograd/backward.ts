@@ -45,6 +45,8 @@ class Engine implements GradSink {
   readonly #captures: readonly Capture[] | null
   /** Storages that the node which runs now adds to in place, by leaf: one node gets each only once. */
   readonly #targets = new Map<LeafNode, Storage>()
+  /** Whether the gradient of a leaf has been written. */
+  #accumulated = false
 
   /** With captures, leaves are left alone. */
   constructor(captures: readonly Capture[] | null) {
@@ -60,7 +62,11 @@ class Engine implements GradSink {
         )
       }
       node.checkSaved()
+      if (node instanceof LeafNode && this.#captures === null) node.checkComplete('backward')
     }
+    const device = roots[0]?.tensor.device
+    device?.activeQueue.checkRoom() // the last moment to refuse: from here on gradients are added to
+    if (device !== undefined) device.unbounded++
     try {
       for (const { tensor, grad } of roots) {
         const node = tensor.node as GradNode
@@ -69,7 +75,13 @@ class Engine implements GradSink {
         this.#arrive(node, tensor.outputIndex, aliasUntracked(start))
       }
       for (const node of nodes) this.#step(node)
+    } catch (error) {
+      if (this.#accumulated) {
+        for (const node of nodes) if (node instanceof LeafNode) node.failure = error
+      }
+      throw error
     } finally {
+      if (device !== undefined) device.unbounded--
       for (const node of nodes) dropIncoming(node)
     }
   }
@@ -157,6 +169,7 @@ class Engine implements GradSink {
   #accumulate(leaf: LeafNode, incoming: (Tensor | null)[]): void {
     const grad = incoming[0] ?? null
     if (grad === null) return
+    this.#accumulated = true
     if (leaf.grad !== null) {
       addInto(leaf.grad, grad)
     } else if (isOwn(grad) && grad.size * itemSizes[grad.dtype] === grad.storage.bytes) {
@@ -175,6 +188,7 @@ class Engine implements GradSink {
       const gathered = pending !== null && isOwn(pending) ? pending : null
       const target = this.#captures === null ? (edge.grad ?? gathered) : gathered
       if (target !== null) {
+        if (target === edge.grad) this.#accumulated = true
         this.#targets.set(edge, target.storage)
         return { tensor: target, accumulate: true }
       }
@@ -231,7 +245,9 @@ function rootsOf(
  * f32, f64 for f64 leaves) in one pass, releasing what was saved for it on the way.
  * @param gradients of the outputs, of their shapes and dtypes; 1 for a scalar when left out
  * @throws ValueError if an output requires no gradient, if part of the graph was consumed before, or
- *   if a saved tensor was modified in place; then nothing has been accumulated
+ *   if a saved tensor was modified in place, QueueFullError: then nothing has been accumulated. What a
+ *   vjp or a checkpoint region throws comes later: `grad` of the leaves then throws
+ *   IncompleteGradientError until it is set to null
  */
 export function backward(
   outputs: Tensor | readonly Tensor[],

@@ -4,15 +4,15 @@ import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { type SafetensorsDType, SafetensorsFile } from '../io/safetensors.ts'
 import { writeAtomic, writeSafetensors } from '../io/safetensors-write.ts'
-import type { Module } from '../nn/module.ts'
-import { cast, copyInto } from '../ops/copy.ts'
-import { FormatError } from '../runtime/errors.ts'
+import { cast, contiguous, copyInto } from '../ops/copy.ts'
+import { ConfigError, FormatError } from '../runtime/errors.ts'
 import { type DType, itemSizes } from '../tensor/dtype.ts'
-import { sameShape } from '../tensor/layout.ts'
+import { contiguousStrides, sameShape } from '../tensor/layout.ts'
 import { noGrad } from '../tensor/mode.ts'
+import { scope } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
-import { Llama, type ModelOptions } from './llama.ts'
-import { fromHuggingFaceConfig, toHuggingFaceConfig } from './llama-config.ts'
+import type { CausalLm, ModelOptions } from './causal-lm.ts'
+import { type FileWeight, familyOf, type ModelFamily } from './family.ts'
 
 const FILE_DTYPES = { f32: 'F32', bf16: 'BF16', f64: 'F64' } as const satisfies Partial<
   Record<DType, SafetensorsDType>
@@ -27,63 +27,57 @@ function floatDType(tensor: Tensor): FloatDType {
   return tensor.dtype === 'bf16' || tensor.dtype === 'f64' ? tensor.dtype : 'f32'
 }
 
-/** model.embedTokens.weight -> model.embed_tokens.weight */
-function huggingFaceName(path: string): string {
-  return path.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
-}
-
-function namedWeights(model: Module): Map<string, Tensor> {
-  return new Map([...model.stateDict()].map(([path, tensor]) => [huggingFaceName(path), tensor]))
-}
-
 /** The bytes of a contiguous tensor, in its own dtype, once all work enqueued before has run. */
-async function readBytes(tensor: Tensor): Promise<Uint8Array> {
-  const size = itemSizes[tensor.dtype]
-  const { storage } = tensor
-  return new Uint8Array(await storage.readQueue.read(storage, tensor.offset * size, tensor.size * size))
+async function readBytes(tensor: Tensor, transposed: boolean): Promise<Uint8Array> {
+  const dense = transposed ? noGrad(() => scope(() => contiguous(tensor.transpose()))) : tensor
+  const size = itemSizes[dense.dtype]
+  const { storage } = dense
+  const bytes = storage.readQueue.read(storage, dense.offset * size, dense.size * size)
+  if (dense !== tensor) dense.dispose()
+  return new Uint8Array(await bytes)
 }
 
 /**
  * Writes `config.json` and `model.safetensors` (tied weights once, without `lm_head`), each
- * atomically.
- * @throws the system's error when the folder cannot be written
+ * atomically, as Hugging Face's `from_pretrained` reads them.
+ * @throws ConfigError for a mixture of features that no Hugging Face architecture has; the system's
+ *   error when the folder cannot be written
  */
-export async function saveLlama(model: Llama, folder: string): Promise<void> {
+export async function saveModel(model: CausalLm, folder: string): Promise<void> {
+  const family = familyOf(model.modelType)
+  const weights = family.weights(model)
+  const dtype = weights.some(({ tensor }) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
+  const keys = Object.entries({ ...family.writeConfig(model), torch_dtype: dtype })
   await mkdir(folder, { recursive: true })
-  const tensors = [...namedWeights(model)].map(([name, tensor]) => ({
+  const tensors = weights.map(({ name, tensor, transposed = false }) => ({
     name,
     dtype: FILE_DTYPES[floatDType(tensor)],
-    shape: tensor.shape,
-    data: () => readBytes(tensor),
+    shape: transposed ? tensor.shape.toReversed() : tensor.shape,
+    data: () => readBytes(tensor, transposed),
   }))
   await writeSafetensors(join(folder, WEIGHTS), tensors)
-  const dtype = model.model.embedTokens.weight.dtype === 'bf16' ? 'bfloat16' : 'float32'
-  const text = `${JSON.stringify(toHuggingFaceConfig(model.config, dtype), null, 2)}\n`
+  const config = Object.fromEntries(keys.sort(([a], [b]) => (a < b ? -1 : 1)))
+  const text = `${JSON.stringify(config, null, 2)}\n`
   await writeAtomic(join(folder, CONFIG), (write) => write(new TextEncoder().encode(text)))
 }
 
 /**
- * Loads a folder that {@link saveLlama} or Hugging Face's `save_pretrained` wrote. Weights of another
- * float dtype are converted.
+ * Loads a folder that {@link saveModel} or Hugging Face's `save_pretrained` wrote; config.json says
+ * which family it is. Weights of another float dtype are converted.
  * @param options dtype: that of the file's embedding when not said
- * @throws ConfigError, FormatError naming the file and tensor
+ * @throws ConfigError naming an architecture or feature that is not known, FormatError naming file and
+ *   tensor
  */
-export async function loadLlama(folder: string, options: Omit<ModelOptions, 'seed'> = {}): Promise<Llama> {
-  const configPath = join(folder, CONFIG)
-  let json: unknown
-  try {
-    json = JSON.parse(await readFile(configPath, 'utf8'))
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error
-    throw new FormatError(`${configPath}: expected JSON, found ${error.message}`)
-  }
-  const config = fromHuggingFaceConfig(json)
+export async function loadModel(folder: string, options: Omit<ModelOptions, 'seed'> = {}): Promise<CausalLm> {
+  const json = await readConfig(join(folder, CONFIG))
+  const family = familyOf(json.get('model_type'))
   const file = await SafetensorsFile.open(join(folder, WEIGHTS))
   try {
-    const dtype = options.dtype ?? dtypeOf(file, 'model.embed_tokens.weight')
-    const model = new Llama(config, { ...options, dtype })
+    const names = fileNames(file, family)
+    const dtype = options.dtype ?? dtypeOf(file, names.get(family.dtypeOf) ?? family.dtypeOf)
+    const model = family.create(json, { ...options, dtype })
     try {
-      await loadWeights(file, namedWeights(model))
+      await loadWeights(file, family.weights(model), names)
       return model
     } catch (error) {
       model.dispose()
@@ -92,6 +86,30 @@ export async function loadLlama(folder: string, options: Omit<ModelOptions, 'see
   } finally {
     await file.close()
   }
+}
+
+async function readConfig(path: string): Promise<ReadonlyMap<string, unknown>> {
+  let json: unknown
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error
+    throw new FormatError(`${path}: expected JSON, found ${error.message}`)
+  }
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
+    throw new ConfigError('config.json: expected an object')
+  }
+  return new Map(Object.entries(json))
+}
+
+/** The file's name of each weight, by the family's. */
+function fileNames(file: SafetensorsFile, family: ModelFamily): Map<string, string> {
+  const names = new Map<string, string>()
+  for (const name of file.tensors.keys()) {
+    const own = family.fileName === undefined ? name : family.fileName(name)
+    if (own !== null) names.set(own, name)
+  }
+  return names
 }
 
 function dtypeOf(file: SafetensorsFile, name: string): FloatDType {
@@ -105,41 +123,55 @@ function dtypeOf(file: SafetensorsFile, name: string): FloatDType {
   return found
 }
 
-async function loadWeights(file: SafetensorsFile, weights: ReadonlyMap<string, Tensor>): Promise<void> {
-  for (const [name, entry] of file.tensors) {
-    // some writers keep the tied head, or the old rotary buffers
-    if (weights.has(name) || name === 'lm_head.weight' || name.endsWith('.rotary_emb.inv_freq')) continue
-    throw new FormatError(`${file.path}: unknown tensor ${name} ${entry.dtype}[${entry.shape}]`)
-  }
-  for (const [name, target] of weights) {
+async function loadWeights(
+  file: SafetensorsFile,
+  weights: readonly FileWeight[],
+  names: ReadonlyMap<string, string>,
+): Promise<void> {
+  const known = new Set(weights.map(({ name }) => name))
+  for (const [own, name] of names) {
+    // some writers keep the tied head
+    if (known.has(own) || own === 'lm_head.weight') continue
     const entry = file.tensors.get(name)
-    if (entry === undefined) throw new FormatError(`${file.path}: expected a tensor ${name}, found none`)
-    if (!sameShape(entry.shape, target.shape)) {
-      throw new FormatError(`${file.path}: ${name} must be [${target.shape}], found [${entry.shape}]`)
+    throw new FormatError(`${file.path}: unknown tensor ${name} ${entry?.dtype}[${entry?.shape}]`)
+  }
+  for (const { name: own, tensor, transposed = false } of weights) {
+    const name = names.get(own)
+    const entry = name === undefined ? undefined : file.tensors.get(name)
+    if (name === undefined || entry === undefined) {
+      throw new FormatError(`${file.path}: expected a tensor ${own}, found none`)
     }
-    await upload(file, name, target)
+    const shape = transposed ? tensor.shape.toReversed() : tensor.shape
+    if (!sameShape(entry.shape, shape)) {
+      throw new FormatError(`${file.path}: ${name} must be [${shape}], found [${entry.shape}]`)
+    }
+    await upload(file, name, tensor, transposed)
   }
 }
 
-async function upload(file: SafetensorsFile, name: string, target: Tensor): Promise<void> {
+async function upload(
+  file: SafetensorsFile,
+  name: string,
+  target: Tensor,
+  transposed: boolean,
+): Promise<void> {
   const dtype = dtypeOf(file, name)
   const { activeQueue } = target.device
   const bytes = await file.read(name)
-  const direct = dtype === target.dtype
+  const direct = dtype === target.dtype && !transposed
+  const shape = transposed ? target.shape.toReversed() : target.shape
   const staging = direct
     ? null
-    : new Tensor(activeQueue.alloc(bytes.length), target.shape, target.strides, 0, dtype)
+    : new Tensor(activeQueue.alloc(bytes.length), shape, contiguousStrides(shape), 0, dtype)
   const storage = (staging ?? target).storage
   for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
     activeQueue.write(storage, at, bytes.subarray(at, at + CHUNK_BYTES), true)
     await activeQueue.ready()
   }
   if (staging !== null) {
-    noGrad(() => {
-      const converted = cast(staging, target.dtype)
-      copyInto(target, converted)
-      converted.dispose()
-    })
+    noGrad(() =>
+      scope(() => copyInto(target, cast(transposed ? staging.transpose() : staging, target.dtype))),
+    )
     staging.dispose()
   }
 }

@@ -126,10 +126,7 @@ export function rotarySize({ headDim, partialRotaryFactor }: LlamaConfig): numbe
 }
 
 /** Hugging Face's config.json of the model. */
-export function toHuggingFaceConfig(
-  config: LlamaConfig,
-  dtype: 'float32' | 'bfloat16',
-): Record<string, unknown> {
+export function toHuggingFaceConfig(config: LlamaConfig): Record<string, unknown> {
   const windowed = config.slidingWindow !== null
   return {
     architectures: [windowed ? 'MistralForCausalLM' : 'LlamaForCausalLM'],
@@ -151,7 +148,6 @@ export function toHuggingFaceConfig(
     rope_theta: config.ropeTheta,
     ...(windowed && { sliding_window: config.slidingWindow }),
     tie_word_embeddings: config.tieWordEmbeddings,
-    torch_dtype: dtype,
     vocab_size: config.vocabSize,
   }
 }
@@ -160,16 +156,8 @@ export function toHuggingFaceConfig(
  * Reads a config.json.
  * @throws ConfigError for another architecture, or a feature this family does not have here
  */
-export function fromHuggingFaceConfig(json: unknown): LlamaConfig {
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw new ConfigError('config.json: expected an object')
-  }
-  const value = new Map(Object.entries(json))
+export function fromHuggingFaceConfig(value: ReadonlyMap<string, unknown>): LlamaConfig {
   const type = value.get('model_type')
-  if (type !== 'llama' && type !== 'mistral')
-    throw new ConfigError(
-      `config.json: model_type must be 'llama' or 'mistral', received ${JSON.stringify(type)}`,
-    )
   refuse(value, 'hidden_act', 'silu')
   refuse(value, 'attention_bias', false)
   refuse(value, 'mlp_bias', false)

@@ -1,54 +1,36 @@
 // The LLaMA family: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 // Shapes: B batch, T steps, D hidden, H heads, G key-value heads, K head size, V vocabulary.
 
-import { checkpoint } from '../autograd/checkpoint.ts'
-import { applyDropout, type DropoutOptions } from '../nn/dropout.ts'
-import { Initializer, type ParameterDType } from '../nn/init.ts'
-import { KvCache, type KvCacheOptions, type LayerCache } from '../nn/kv-cache.ts'
+import { applyDropout } from '../nn/dropout.ts'
+import { Initializer } from '../nn/init.ts'
 import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { Rotary } from '../nn/rotary.ts'
 import { attention } from '../ops/attention.ts'
-import { linear } from '../ops/linear.ts'
-import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
+import type { LinearOperand } from '../ops/linear.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
-import { shapeError, ValueError } from '../runtime/errors.ts'
-import { checkInteger } from '../runtime/options.ts'
+import { ConfigError } from '../runtime/errors.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import { completeLlamaConfig, type LlamaConfig, type LlamaOptions, rotarySize } from './llama-config.ts'
-
-/** Where tokens stand and which keys they see; all from the plain causal order when left out. */
-export interface SequenceOptions {
-  /** i32 [B, T]: rotary position of each token; 0, 1, ... when left out. */
-  readonly positions?: Tensor | null
-  /**
-   * Positions that the sequence spans, for rotary scaling that depends on it (dynamic, longrope); T when
-   * left out.
-   */
-  readonly length?: number
-  /** i32 [B, T]: first key each token may attend to (documents, left padding); 0 when left out. */
-  readonly first?: Tensor | null
-  /**
-   * Generation: tokens are appended to it and attend to all it holds; it says where they stand, so
-   * `positions`, `first` and `length` are left out. Inside `noGrad`.
-   */
-  readonly cache?: KvCache | null
-  /** With a cache: how many tokens of each row are real, the rest being padding on the right. */
-  readonly lengths?: readonly number[] | null
-  /** Training: dropout of what each attention and MLP adds to the stream. None when left out. */
-  readonly dropout?: DropoutOptions | null
-  /**
-   * Training: layers whose activations backward computes again instead of keeping them. True: all of
-   * them; n: one of every n. None when left out.
-   */
-  readonly checkpoint?: boolean | number
-}
-
-/** What a layer is told of the sequence. */
-interface LayerOptions extends SequenceOptions {
-  readonly layerCache?: LayerCache
-}
+import {
+  CausalLm,
+  type DecoderSize,
+  type LayerOptions,
+  type ModelOptions,
+  type SequenceOptions,
+  type Stream,
+  throughLayers,
+} from './causal-lm.ts'
+import { registerFamily, snakeCasePath } from './family.ts'
+import { loadModel } from './folder.ts'
+import {
+  completeLlamaConfig,
+  fromHuggingFaceConfig,
+  type LlamaConfig,
+  type LlamaOptions,
+  rotarySize,
+  toHuggingFaceConfig,
+} from './llama-config.ts'
 
 class LlamaAttention extends Module {
   readonly qProj: Linear
@@ -102,9 +84,6 @@ class LlamaMlp extends Module {
   }
 }
 
-/** The residual stream, and what is still to be added to it: the next norm does both in one pass. */
-type Stream = readonly [x: Tensor, added: Tensor | null]
-
 class LlamaLayer extends Module {
   readonly inputLayernorm: RmsNorm
   readonly selfAttn: LlamaAttention
@@ -149,62 +128,14 @@ class LlamaModel extends Module {
   }
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
-    if (sequence.cache) return this.#cached(ids, sequence.cache, sequence)
-    const { positions = null, first = null } = sequence
-    let stream: Stream = [this.embedTokens.forward(ids), null]
-    for (const [i, layer] of this.layers.entries()) {
-      stream = isCheckpointed(i, sequence.checkpoint)
-        ? checkpoint(
-            (x, added, positions, first) => layer.forward([x, added], { ...sequence, positions, first }),
-            ...stream,
-            positions,
-            first,
-          )
-        : layer.forward(stream, sequence)
-    }
-    return this.norm.added(...stream)[1]
+    const embed = (): Tensor => this.embedTokens.forward(ids)
+    return this.norm.added(...throughLayers(ids, sequence, { embed, layers: this.layers }))[1]
   }
-
-  #cached(ids: Tensor, cache: KvCache, { positions, first, lengths = null }: SequenceOptions): Tensor {
-    if (positions || first) {
-      throw new ValueError('llama: a cache says where tokens stand; leave out positions and first')
-    }
-    const [batch, steps = 0] = ids.shape
-    if (batch !== cache.batch) throw shapeError('llama', 'ids', `[${cache.batch},T] to match the cache`, ids)
-    const placed = { positions: cache.begin(steps, lengths), length: cache.length + steps }
-    let stream: Stream = [this.embedTokens.forward(ids), null]
-    for (const [i, layer] of this.layers.entries()) {
-      stream = layer.forward(stream, { ...placed, layerCache: cache.layer(i) })
-    }
-    cache.advance(steps, lengths)
-    return this.norm.added(...stream)[1]
-  }
-}
-
-/** @throws ValueError if `option` is neither a boolean nor a whole number from 1 */
-function isCheckpointed(layer: number, option: boolean | number = false): boolean {
-  if (typeof option === 'boolean') return option
-  return layer % checkInteger('checkpoint', 'n', option, 1, 2 ** 31) === 0
-}
-
-export interface ModelOptions {
-  /** Of matrices; vectors stay f32. bf16 matrices train on an exact float32 master. Default f32. */
-  readonly dtype?: ParameterDType
-  /** Of the initial weights. Default 0. */
-  readonly seed?: number
-  readonly device?: Device
-}
-
-export interface LossOptions extends SequenceOptions {
-  /**
-   * f32 [1]: 1 / number of targets that the loss is normalised by, when it spans several
-   * micro-batches; the targets of this call when left out.
-   */
-  readonly scale?: Tensor | null
 }
 
 /** A LLaMA decoder with its output layer. */
-export class Llama extends Module {
+export class Llama extends CausalLm {
+  readonly modelType = 'llama'
   readonly config: LlamaConfig
   readonly model: LlamaModel
   /** Null when tied to the embedding. */
@@ -225,24 +156,16 @@ export class Llama extends Module {
       : new Linear(init, config.hiddenSize, config.vocabSize, config.initializerRange)
   }
 
-  /**
-   * Logits of the next token at every place.
-   * @param ids i32 [B, T]
-   * @returns [B, T, V], in the model's dtype
-   */
-  override forward(ids: Tensor, sequence: SequenceOptions = {}): Tensor {
-    return linear(this.model.forward(ids, sequence), this.#head())
+  get size(): DecoderSize {
+    return this.config
   }
 
-  /**
-   * Mean cross-entropy of the next token. Labels are shifted here, once: place t is trained on
-   * `labels[t + 1]`. The full logits never exist.
-   * @param ids i32 [B, T]
-   * @param labels i32 [B, T], -100 where nothing is to be learnt; usually the ids
-   * @returns f32 scalar
-   */
-  loss(ids: Tensor, labels: Tensor, { scale = null, ...sequence }: LossOptions = {}): Tensor {
-    return linearCrossEntropy(this.model.forward(ids, sequence), this.#head(), labels, { scale })
+  override hidden(ids: Tensor, sequence: SequenceOptions = {}): Tensor {
+    return this.model.forward(ids, sequence)
+  }
+
+  get inputEmbedding(): Tensor {
+    return this.model.embedTokens.weight
   }
 
   override dispose(): void {
@@ -250,24 +173,30 @@ export class Llama extends Module {
     this.model.dispose()
   }
 
-  /**
-   * An empty cache of keys and values for {@link SequenceOptions.cache}; the caller disposes of it.
-   * @param options capacity: maxPositionEmbeddings when left out
-   * @throws ConfigError, ValueError, OutOfMemoryError
-   */
-  makeCache(options: Partial<KvCacheOptions> = {}): KvCache {
-    const { config: c, model } = this
-    const { dtype, device } = model.embedTokens.weight
-    const { numHiddenLayers: layers, numKeyValueHeads: kvHeads, headDim, slidingWindow: window } = c
-    return new KvCache(
-      { layers, kvHeads, headDim, window, dtype, device },
-      { capacity: c.maxPositionEmbeddings, ...options },
-    )
-  }
-
-  #head(): { readonly weight: Tensor } {
+  override head(): LinearOperand {
     return (this.lmHead ?? this.model.embedTokens).operand()
   }
+}
+
+registerFamily<Llama>({
+  modelTypes: ['llama', 'mistral'],
+  create: (json, options) => new Llama(fromHuggingFaceConfig(json), options),
+  writeConfig: (model) => toHuggingFaceConfig(model.config),
+  weights: (model) => [...model.stateDict()].map(([path, tensor]) => ({ name: snakeCasePath(path), tensor })),
+  dtypeOf: 'model.embed_tokens.weight',
+  // old files hold the rotary frequencies
+  fileName: (name) => (name.endsWith('.rotary_emb.inv_freq') ? null : name),
+})
+
+/**
+ * {@link loadModel} for a folder that must hold a model of this family.
+ * @throws ConfigError if it holds another
+ */
+export async function loadLlama(folder: string, options: Omit<ModelOptions, 'seed'> = {}): Promise<Llama> {
+  const model = await loadModel(folder, options)
+  if (model instanceof Llama) return model
+  model.dispose()
+  throw new ConfigError(`loadLlama: ${folder} holds a ${model.modelType} model; use loadModel`)
 }
 
 /** The reference models that benches and docs speak of, by their size. */

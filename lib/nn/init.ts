@@ -1,7 +1,7 @@
 // How parameters begin. Values are drawn on the device; call n of a seed is parameter n, so a model
 // is the same for a seed on any device and number of threads.
 
-import { ones } from '../ops/create.ts'
+import { ones, zeros } from '../ops/create.ts'
 import { randn } from '../ops/normal.ts'
 import { randomKey } from '../ops/random.ts'
 import type { Device } from '../runtime/device.ts'
@@ -41,6 +41,11 @@ export class Initializer {
     const values = randn(shape, key, { dtype: this.dtype, std })
     key.dispose()
     return parameter(values)
+  }
+
+  /** A vector of zeros: a bias. */
+  zeros(size: number): Tensor {
+    return parameter(zeros([size], { dtype: this.vectorDType, device: this.device }))
   }
 
   /** A vector of ones. */

@@ -1,23 +1,37 @@
+import { addLayerNorm } from '../ops/add_layer_norm.ts'
 import { addRmsNorm } from '../ops/add_rms_norm.ts'
 import { embedding } from '../ops/embedding.ts'
+import { layerNorm } from '../ops/layer_norm.ts'
 import { type LinearOperand, linear } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { Initializer } from './init.ts'
 import { Module } from './module.ts'
 
-/** y = x W^T. The forward goes through an operand, so weights of other kinds need no other forward. */
+export interface LinearOptions {
+  /** Standard deviation of the initial weights. */
+  readonly std: number
+  /** Default false. Begins at zero. */
+  readonly bias?: boolean
+}
+
+/** y = x W^T + b. The forward goes through an operand, so weights of other kinds need no other forward. */
 export class Linear extends Module {
   /** [out, in] */
   weight: Tensor
+  /** [out], f32; null when there is none. */
+  bias: Tensor | null
 
-  constructor(init: Initializer, inputs: number, outputs: number, std: number) {
+  /** @param options the standard deviation alone, or with other options */
+  constructor(init: Initializer, inputs: number, outputs: number, options: number | LinearOptions) {
     super()
+    const { std, bias = false } = typeof options === 'number' ? { std: options } : options
     this.weight = init.normal([outputs, inputs], std)
+    this.bias = bias ? init.zeros(outputs) : null
   }
 
   operand(): LinearOperand {
-    return { weight: this.weight }
+    return { weight: this.weight, bias: this.bias }
   }
 
   /** @param x [..., in] @returns [..., out] */
@@ -66,5 +80,31 @@ export class RmsNorm extends Module {
   added(x: Tensor, residual: Tensor | null): readonly [sum: Tensor, norm: Tensor] {
     if (residual === null) return [x, this.forward(x)]
     return addRmsNorm(x, residual, this.weight, { eps: this.eps })
+  }
+}
+
+/** Layer norm over the last axis, with a weight and a bias per element. */
+export class LayerNorm extends Module {
+  /** [size], f32 */
+  weight: Tensor
+  /** [size], f32 */
+  bias: Tensor
+  readonly eps: number
+
+  constructor(init: Initializer, size: number, eps: number) {
+    super()
+    this.weight = init.ones(size)
+    this.bias = init.zeros(size)
+    this.eps = eps
+  }
+
+  override forward(x: Tensor): Tensor {
+    return layerNorm(x, this.weight, { b: this.bias, eps: this.eps })
+  }
+
+  /** The sum x + residual and its norm, in one pass; of x alone when there is no residual. */
+  added(x: Tensor, residual: Tensor | null): readonly [sum: Tensor, norm: Tensor] {
+    if (residual === null) return [x, this.forward(x)]
+    return addLayerNorm(x, residual, this.weight, { b: this.bias, eps: this.eps })
   }
 }

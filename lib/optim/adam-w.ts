@@ -87,7 +87,7 @@ export class AdamW {
   /**
    * Updates every parameter that has a gradient and frees the gradients.
    * @returns the norm of all gradients before clipping, f32 scalar
-   * @throws ValueError when no parameter has a gradient
+   * @throws ValueError when no parameter has a gradient, IncompleteGradientError when a backward failed
    */
   step({ clipNorm = this.clipNorm, gradientScale = 1 }: StepOptions = {}): Tensor {
     const states = this.#states.filter(({ param }) => param.grad !== null)
@@ -113,6 +113,11 @@ export class AdamW {
         return norm
       }),
     )
+  }
+
+  /** Frees all gradients, whole or left incomplete by a backward that failed. */
+  zeroGrad(): void {
+    for (const { param } of this.#states) param.grad = null
   }
 
   /** Steps taken, and steps skipped because the gradient norm was not finite. */

@@ -120,6 +120,8 @@ export class Device {
   closed = false
   /** @internal Counted by Tensor. */
   liveTensors = 0
+  /** @internal Above zero, `maxBytesInFlight` is not enforced: for work that must not stop half-way. */
+  unbounded = 0
 
   readonly #native: NativeEnvironment
   readonly #kernels = new Map<string, Kernel>()

@@ -66,6 +66,16 @@ export class QueueFullError extends FuselmError {
   }
 }
 
+/**
+ * A backward failed after it had added to some gradients, so those of its leaves are incomplete: set
+ * `grad` of all of them to null (`optimizer.zeroGrad()`). `cause` is what failed.
+ */
+export class IncompleteGradientError extends FuselmError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_INCOMPLETE_GRADIENT', message, options)
+  }
+}
+
 /** The owner of the work was cancelled. Has the name and code of Node's own aborts. */
 export class AbortError extends FuselmError {
   constructor(message = 'The operation was aborted', options?: ErrorOptions) {

@@ -373,10 +373,18 @@ export class Queue {
     this.#bytes = new Uint8Array(next.buffer)
   }
 
+  /**
+   * Throws now what enqueueing would.
+   * @throws QueueFullError
+   */
+  checkRoom(): void {
+    this.#checkInFlight()
+  }
+
   #checkInFlight(): void {
     this.#inFlight = this.device.pendingBytes()
     const limit = this.device.maxBytesInFlight
-    if (this.#inFlight <= limit) return
+    if (this.#inFlight <= limit || this.device.unbounded > 0) return
     throw new QueueFullError(
       `queue: ${this.#inFlight} bytes of commands and uploads in flight, over maxBytesInFlight ` +
         `(${limit}); put \`await queue.ready()\` at step boundaries`,

@@ -1,7 +1,7 @@
 // Gradient nodes. There is no tape: a node hangs off the tensors its op made, and off the nodes that
 // consumed them; when the last of these goes, the node goes and releases what it saved.
 
-import { ValueError } from '../runtime/errors.ts'
+import { IncompleteGradientError, ValueError } from '../runtime/errors.ts'
 import type { Storage } from '../runtime/storage.ts'
 import type { DType } from './dtype.ts'
 import type { Tensor } from './tensor.ts'
@@ -64,6 +64,8 @@ export class LeafNode extends GradNode {
   readonly name = 'leaf'
   readonly outputCount = 1
   grad: Tensor | null = null
+  /** What ended a backward that had begun to accumulate: `grad` is neither the old nor the new one. */
+  failure: unknown = null
   readonly shape: readonly number[]
   readonly dtype: DType
 
@@ -75,6 +77,16 @@ export class LeafNode extends GradNode {
 
   override backward(): readonly (Tensor | null)[] {
     return []
+  }
+
+  /** @throws IncompleteGradientError */
+  checkComplete(op: string): void {
+    if (this.failure === null) return
+    throw new IncompleteGradientError(
+      `${op}: the gradient of ${this.dtype}[${this.shape}] is incomplete, a backward failed on its way ` +
+        `(${String(this.failure)}); set grad of all its leaves to null, or call optimizer.zeroGrad()`,
+      { cause: this.failure },
+    )
   }
 
   override outputMeta(): { readonly shape: readonly number[]; readonly dtype: DType } {

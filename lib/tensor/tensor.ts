@@ -116,15 +116,21 @@ export class Tensor {
     return this.node === null || this.node instanceof LeafNode
   }
 
-  /** The gradient that backward accumulated here: f32, or f64 for f64 leaves. Null on non-leaves. */
+  /**
+   * The gradient that backward accumulated here: f32, or f64 for f64 leaves. Null on non-leaves.
+   * @throws IncompleteGradientError when a backward failed half-way; until it is set, to null say
+   */
   get grad(): Tensor | null {
-    return this.node instanceof LeafNode ? this.node.grad : null
+    if (!(this.node instanceof LeafNode)) return null
+    this.node.checkComplete('grad')
+    return this.node.grad
   }
 
   /** Setting null frees it; a tensor given is owned by the leaf from then on. */
   set grad(grad: Tensor | null) {
     const node = this.node
     if (!(node instanceof LeafNode)) throw new ValueError('grad: only leaves have one')
+    node.failure = null
     if (grad === node.grad) return
     if (grad !== null) {
       grad.check('grad')

@@ -15,7 +15,7 @@ const base = {
   num_attention_heads: 2,
   max_position_embeddings: 256,
 }
-const read = (more: object) => fromHuggingFaceConfig({ ...base, ...more })
+const read = (more: object) => fromHuggingFaceConfig(new Map(Object.entries({ ...base, ...more })))
 
 describe('rotary positions in config.json', () => {
   test('the names of transformers 4 and 5 say the same', () => {
@@ -74,7 +74,7 @@ describe('rotary positions in config.json', () => {
       { partial_rotary_factor: 0.5 },
     ]) {
       const config = read(more)
-      expect(fromHuggingFaceConfig(toHuggingFaceConfig(config, 'float32'))).toEqual(config)
+      expect(fromHuggingFaceConfig(new Map(Object.entries(toHuggingFaceConfig(config))))).toEqual(config)
     }
   })
 
