@@ -2,13 +2,13 @@
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import {
   AdamW,
-  defineOp,
   Device,
+  defineOp,
   IncompleteGradientError,
   ops,
+  QueueFullError,
   randn,
   randomKey,
-  QueueFullError,
   scope,
   spec,
   type Tensor,
