@@ -46,6 +46,8 @@ export interface Case {
   readonly bytes: number
   /** What limits the arithmetic. Default: that of `dtype`. */
   readonly arithmetic?: 'f32' | 'bf16' | 'int8'
+  /** What `run` needs besides the inputs, made once. */
+  readonly prepare?: (inputs: Readonly<Record<string, Tensor>>) => Readonly<Record<string, Tensor>>
   /** Enqueues the work once; results in the order in which the peer returns them. */
   readonly run: (inputs: Readonly<Record<string, Tensor>>) => readonly Tensor[]
   /** What is compared, when `run` returns nothing because it works in place. */
@@ -262,7 +264,8 @@ async function compare(
   table: Float32Array,
   folder: string,
 ): Promise<Timed> {
-  const inputs = makeInputs(given, table)
+  const made = makeInputs(given, table)
+  const inputs = { ...made, ...given.prepare?.(made) }
   try {
     const theirs =
       peer === null

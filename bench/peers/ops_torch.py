@@ -58,6 +58,21 @@ def linear_dw(i):
     return {"eager": lambda: [i["dy"].t() @ i["x"]]}
 
 
+def linear_int8(i, group):
+    """Weight-only int8; one scale per row is all that PyTorch's own kernel knows."""
+    w, x = i["weight"], i["x"]
+    rows, columns = w.shape
+    per = w.reshape(rows, -1, group or columns)
+    scales = per.abs().amax(dim=2, keepdim=True) / 127
+    values = torch.round(per / scales)
+    bf16 = (values * scales).reshape(rows, columns).bfloat16()
+    modes = {"bf16 weights": lambda: [F.linear(x, bf16)]}
+    if not group:
+        packed, one_per_row = values.reshape(rows, columns).to(torch.int8), scales.reshape(-1).bfloat16()
+        modes["int8 weights"] = lambda: [torch.ops.aten._weight_int8pack_mm(x, packed, one_per_row)]
+    return modes
+
+
 def attention(i, backward):
     """[B, T, H, D] as a model has them after its projections, or laid out anew beforehand."""
 
@@ -166,6 +181,7 @@ WORK = {
     "linear": linear,
     "linear.dx": linear_dx,
     "linear.dw": linear_dw,
+    "linear_int8": linear_int8,
     "attention": attention,
     "rms_norm": pointwise(rms_norm, ["x", "w"]),
     "layer_norm": pointwise(layer_norm, ["x", "w", "b"]),
