@@ -1,4 +1,4 @@
-# Compiles every native/cpu/**/<op>.cc once per instruction level named in its first line.
+# Compiles every native/cpu/**/<op>.cc (and native/test/levels/*.cc) once per instruction level named in its first line.
 # A line "// levels: generic avx2 avx512" is the whole declaration; there is no list of files.
 # What is not x86-64 builds the generic level alone.
 
@@ -23,9 +23,14 @@ endif()
 set(FUSELM_FLAGS_avx512bf16 ${FUSELM_FLAGS_avx512} -mavx512bf16)
 set(FUSELM_FLAGS_amx ${FUSELM_FLAGS_avx512bf16} -mamx-tile -mamx-bf16 -mamx-int8)
 
-# Adds the object libraries of all levels to `target`.
+# Adds the kernels, object libraries of all levels, to `target`.
 function(fuselm_add_cpu_kernels target)
-  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/native/cpu/*.cc)
+  fuselm_add_levels(${target} native/cpu fuselm_cpu)
+endfunction()
+
+# Adds the object libraries ${prefix}_<level> of the .cc files below `folder` to `target`.
+function(fuselm_add_levels target folder prefix)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${folder}/*.cc)
   foreach(source ${sources})
     file(STRINGS ${source} head LIMIT_COUNT 1)
     if(head MATCHES "^// levels:(.*)$")
@@ -46,7 +51,7 @@ function(fuselm_add_cpu_kernels target)
   endif()
   foreach(name ${FUSELM_BUILT_LEVELS})
     if(sources_${name})
-      set(object fuselm_cpu_${name})
+      set(object ${prefix}_${name})
       if(NOT TARGET ${object})
         add_library(${object} OBJECT ${sources_${name}})
         target_include_directories(${object} PRIVATE ${PROJECT_SOURCE_DIR})

@@ -316,7 +316,8 @@ inline Vec Polynomial(const float (&c)[N], Vec x) {
 }
 
 // The functions below: coefficients are minimax in relative error; NaN goes through, and the limits
-// at 0 and infinity are exact. Errors in units of the last place are those of native/test/simd.
+// at 0 and infinity are exact. Errors in units of the last place are held by
+// native/test/kernels/simd_test.cc.
 
 // Natural logarithm, within 1 ulp, of subnormals too; -inf at 0, NaN below.
 inline Vec Log(Vec x) {
@@ -338,7 +339,7 @@ inline Vec Log(Vec x) {
   return SelectPositive(x, SelectPositive(x - Set(kLargest), x, log), outside);
 }
 
-// Within 3 ulp.
+// Within 2 ulp.
 inline Vec Tanh(Vec x) {
   const Vec a = Abs(x), square = x * x;
   const Vec p = Polynomial(
