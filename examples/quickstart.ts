@@ -62,7 +62,7 @@ async function continueText(model: Llama, prompt: string, count: number): Promis
           .reshape([1, -1])
           .slice(1, 0, 256)
         const key = randomKey(7, { call }).reshape([1, 4])
-        return ops.sample(last, key, { temperature: 0.7, topP: 0.92 })
+        return ops.sample(last, key, { temperature: 0.7, topP: 0.92 }).ids
       }),
     )
     ids.push(await next.item())

@@ -12,7 +12,10 @@ constexpr const char* kAdamW =
     "[beta1, beta2, eps, clipNorm]";
 constexpr const char* kGradNorm = "grad_norm(...(grad)) -> (norm)";
 constexpr const char* kDropout = "dropout(x, key) -> (y) [p]";
-constexpr const char* kSample = "sample(logits, key) -> (ids) [temperature, topK, topP]";
+constexpr const char* kSample =
+    "sample(logits, key, history?) -> (ids, logprobs) "
+    "[temperature, topK, topP, minP, repetitionPenalty]";
+constexpr const char* kTopK = "top_k(x) -> (values, indices) [k]";
 constexpr Level kLevels[] = {Level::kGeneric, Level::kAvx2, Level::kAvx512};
 
 float Join(uint16_t high, uint16_t low) {
@@ -184,7 +187,8 @@ void CheckSample(Level level) {
   ThreadRunner runner(2);
   const int64_t rows = 20'000, size = 5;
   const double p[size] = {0.4, 0.3, 0.15, 0.1, 0.05};
-  Array logits(DType::kF32, {rows, size}), key(DType::kU32, {rows, 4}), ids(DType::kI32, {rows});
+  Array logits(DType::kF32, {rows, size}), key(DType::kU32, {rows, 4}), ids(DType::kI32, {rows}),
+      logprobs(DType::kF32, {rows});
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t i = 0; i < size; ++i) logits.Set(r * size + i, std::log(p[i]));
     for (int64_t i = 0; i < 4; ++i)
@@ -199,7 +203,10 @@ void CheckSample(Level level) {
         Case{1, 2, 1, {4. / 7, 3. / 7, 0, 0, 0}},
         Case{1, 0, 0.71, {8. / 17, 6. / 17, 3. / 17, 0, 0}}, Case{1, 2, 0.5, {1, 0, 0, 0, 0}},
         Case{0.5, 3, 1, {.16 / .2725, .09 / .2725, .0225 / .2725, 0, 0}}}) {
-    Call(kernel, {logits.view, key.view, ids.view}, {c.temperature, c.top_k, c.top_p}, runner);
+    Call(kernel, {logits.view, key.view, View{}, ids.view, logprobs.view},
+         {c.temperature, c.top_k, c.top_p, 0, 1}, runner);
+    const double given = std::log(p[static_cast<size_t>(ids.Get(0))]);
+    Expect(std::abs(logprobs.Get(0) - given) < 1e-6, name + " log-probability");
     std::vector<double> count(size, 0);
     for (int64_t r = 0; r < rows; ++r) count[static_cast<size_t>(ids.Get(r))] += 1;
     for (int64_t i = 0; i < size; ++i) {
@@ -262,13 +269,27 @@ void Bench() {
   }
   const int64_t vocabulary = 50304;
   Random random(9);
-  Array logits(DType::kF32, {8, vocabulary}), keys(DType::kU32, {8, 4}), ids(DType::kI32, {8});
+  constexpr int64_t kTop = 50;
+  Array logits(DType::kF32, {8, vocabulary}), keys(DType::kU32, {8, 4}), ids(DType::kI32, {8}),
+      logprobs(DType::kF32, {8}), values(DType::kF32, {8, kTop}), indices(DType::kI32, {8, kTop});
   random.Fill(logits);
   for (const Level level : kLevels) {
     if (!MachineHas(level)) continue;
     Print("sample 8 x 50304 k50 p.9", level, 4.0 * 8 * vocabulary, MedianSeconds([&] {
-            Call(*FindKernel(kSample, level, DType::kF32), {logits.view, keys.view, ids.view},
-                 {0.7, 50, 0.9}, runner);
+            Call(*FindKernel(kSample, level, DType::kF32),
+                 {logits.view, keys.view, View{}, ids.view, logprobs.view}, {0.7, 50, 0.9, 0, 1},
+                 runner);
+          }),
+          copy);
+    Print("sample 8 x 50304 p.9", level, 4.0 * 8 * vocabulary, MedianSeconds([&] {
+            Call(*FindKernel(kSample, level, DType::kF32),
+                 {logits.view, keys.view, View{}, ids.view, logprobs.view}, {0.7, 0, 0.9, 0, 1},
+                 runner);
+          }),
+          copy);
+    Print("top_k 8 x 50304 k50", level, 4.0 * 8 * vocabulary, MedianSeconds([&] {
+            Call(*FindKernel(kTopK, level, DType::kF32), {logits.view, values.view, indices.view},
+                 {kTop}, runner);
           }),
           copy);
   }
