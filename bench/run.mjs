@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // `npm run bench -- <name> [--json] [its own options]`: builds, compiles bench/<name>.bench.ts into
 // build/bench and calls its run(argv). What it returns goes into bench/results with the commit and
-// the machine; its `rows` are printed as a table, or all of it as one JSON object with --json.
+// the machine; its `rows` are printed as a table, or all of it as one JSON object with --json. A text
+// that it returns is printed instead.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
@@ -73,6 +74,10 @@ buildToStderr()
 buildAll()
 const { run } = await import(pathToFileURL(compile(name)).href)
 const result = await run(argv.filter((arg) => arg !== '--json' && arg !== name))
+if (typeof result === 'string') {
+  console.log(result)
+  process.exit(0)
+}
 const { Device } = await import('fuselm')
 const device = Device.default()
 const date = new Date().toISOString()
