@@ -1,6 +1,6 @@
 // Losses by instruction level: `loss_bench check` compares both cross-entropy kernels and their
-// gradients with sums in double, and one thread with three bitwise; `loss_bench [level]` times
-// linear_cross_entropy on the training shapes.
+// gradients with sums in double, and one thread with three bitwise; `loss_bench [level [tokens D
+// V]]` times linear_cross_entropy on the training shapes, or on one.
 #include <cstdio>
 #include <cstring>
 #include <string>
@@ -210,13 +210,12 @@ int Check(Level top) {
   return Failures() == 0 ? 0 : 1;
 }
 
-void Bench(Level level) {
-  ThreadRunner runner(2);
-  std::printf("%s, 2 threads\n%-5s %-16s %10s %10s %12s\n", LevelName(level), "dtype", "tokens,D,V",
-              "forward ms", "fwd+bwd ms", "GFLOP/s");
+void Bench(Level level, const std::vector<Shape>& shapes) {
+  ThreadRunner runner(CpuTime() ? 1 : 2);
+  std::printf("%s, %d threads\n%-5s %-16s %10s %10s %12s\n", LevelName(level), "dtype",
+              "tokens,D,V", "forward ms", "fwd+bwd ms", "GFLOP/s");
   for (DType dtype : {DType::kF32, DType::kBF16})
-    for (const Shape& s :
-         {Shape{32, 128, 128, 512}, Shape{16, 256, 256, 4096}, Shape{4, 1024, 768, 50304}}) {
+    for (const Shape& s : shapes) {
       if (level == Level::kGeneric && s.v > 512) continue;
       if (level < Level::kAvx512 && s.v > 4096) continue;
       Problem p(dtype, {s.b, s.t, s.d, s.v > 4096 ? 1 : s.v});
@@ -255,8 +254,11 @@ int main(int argc, char** argv) {
   top = Level::kAmx;
 #endif
   if (argc > 1 && std::string_view(argv[1]) == "check") return bench::Check(top);
+  std::vector<bench::Shape> shapes = {
+      {32, 128, 128, 512}, {16, 256, 256, 4096}, {4, 1024, 768, 50304}};
+  if (argc > 4) shapes = {{1, std::atol(argv[2]), std::atol(argv[3]), std::atol(argv[4])}};
   for (int l = static_cast<int>(top); l >= 0; --l)
     if (argc < 2 || std::string_view(argv[1]) == LevelName(static_cast<Level>(l)))
-      bench::Bench(static_cast<Level>(l));
+      bench::Bench(static_cast<Level>(l), shapes);
   return 0;
 }

@@ -8,10 +8,27 @@ const some = (shape: readonly number[], v: number, ignore = -100) => ({
   shape,
   fill: { from: (i: number) => (i % 5 === 3 ? ignore : (i * 7 + 2) % v) },
 })
-// Gradients of logits travel in bf16: 2^-9 of each goes into sums that nearly cancel.
+// Gradients of logits travel in bf16: 2^-9 of each goes into sums that nearly cancel. PyTorch's own bf16
+// error on these shapes is 2e-3 to 8e-3, and 6e-4 on that of several blocks.
 const tolerance = {
   f32: { rtol: 1e-5, atol: 1e-5, reason: 'exp and float32 sums over D and V' },
-  bf16: { rtol: 1.6e-2, atol: 6e-3, reason: 'logit gradients in bf16, summed over V' },
+  bf16: {
+    rtol: 1.6e-2,
+    atol: 2e-3,
+    reason: 'logit gradients in bf16, summed over V: less than PyTorch is off',
+  },
+}
+const blocks = {
+  f32: tolerance.f32,
+  bf16: {
+    rtol: 1.6e-2,
+    atol: 6e-4,
+    reason: 'logit gradients in bf16, summed over V: as far as PyTorch is off',
+  },
+}
+const unscaled = {
+  f32: tolerance.f32,
+  bf16: { rtol: 1.6e-2, atol: 6e-3, reason: 'logit gradients in bf16, not divided by 7 targets' },
 }
 
 /** Exact in bf16, so that the log-sums of rows, which the backward is given, are those of its logits. */
@@ -59,13 +76,13 @@ const forward = defineCases(linearCrossEntropyOp, {
       name: 'sum',
       inputs: { h: [2, 4, 9], weight: [21, 9], labels: some([2, 4], 21) },
       attributes: { ...next, reduction: SUM },
-      tolerance,
+      tolerance: unscaled,
     },
     {
       name: 'a loss per label',
       inputs: { h: [3, 5, 10], weight: [33, 10], labels: some([3, 5], 33) },
       attributes: { ...next, reduction: NONE, labelSmoothing: 0.1 },
-      tolerance,
+      tolerance: unscaled,
     },
     {
       name: 'a loss per label, all ignored',
@@ -113,7 +130,7 @@ const forward = defineCases(linearCrossEntropyOp, {
       name: 'several blocks of the vocabulary',
       inputs: { h: [2, 70, 24], weight: [1100, 24], labels: some([2, 70], 1100) },
       attributes: next,
-      tolerance,
+      tolerance: blocks,
       noFiniteDifferences: 'too large',
     },
     {
@@ -126,7 +143,11 @@ const forward = defineCases(linearCrossEntropyOp, {
       attributes: next,
       tolerance: {
         f32: { rtol: 1e-4, atol: 1e-3, reason: 'rounding of logits of 100 enters an exponential' },
-        bf16: { rtol: 2e-2, atol: 5e-2, reason: 'as f32, and logit gradients in bf16 times weights of 4' },
+        bf16: {
+          rtol: 1.6e-2,
+          atol: 1.5e-2,
+          reason: 'as f32, and logit gradients in bf16 times weights of 4; PyTorch: 8e-3',
+        },
       },
     },
   ],
