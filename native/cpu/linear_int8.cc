@@ -1,9 +1,8 @@
 // levels: generic avx2 avx512 avx512bf16 amx
 // y = x W^T + b with W in int8 (values [N, K], float32 scales per row or per group of K), and the
 // gradient of x. x enters as it is, or quantised as the weights are (linear_int8_dynamic).
-#include "native/cpu/gemm/operand.h"
-
 #include "native/cpu/gemm/int8_gemv.h"
+#include "native/cpu/gemm/operand.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
@@ -58,7 +57,24 @@ void Linear(Invocation& inv) {
   });
 }
 
-// x in int8: a scale for each row and group, and a sum for each row and step where the level asks.
+// Sum of n values of one step.
+inline int32_t SumInt8(const int8_t* x, int64_t n) {
+#if FUSELM_HAS_AVX512
+  const __m512i one = _mm512_set1_epi8(1);
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t i = 0; i < n; i += 64) {
+    const __mmask64 mask = n - i >= 64 ? ~uint64_t{0} : (uint64_t{1} << (n - i)) - 1;
+    sum = _mm512_dpbusd_epi32(sum, one, _mm512_maskz_loadu_epi8(mask, x + i));
+  }
+  return _mm512_reduce_add_epi32(sum);
+#else
+  int32_t sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+#endif
+}
+
+// x in int8: a scale for each row and group, and, for VPDPBUSD, a sum for each row and step.
 template <class T>
 Int8Rows<Int8Words> QuantizeX(Invocation& inv, const RowMatrix& x, const Int8Weights& w) {
   const Int8Steps<Int8Words> steps(w);
@@ -66,7 +82,7 @@ Int8Rows<Int8Words> QuantizeX(Invocation& inv, const RowMatrix& x, const Int8Wei
   const size_t room = static_cast<size_t>(x.rows + kInt8Rows<Int8Words>);
   int8_t* const values = inv.Workspace<int8_t>(static_cast<size_t>(x.rows * stride));
   float* const scales = inv.Workspace<float>(room * groups);
-  int32_t* const sums = Int8Words::kSums ? inv.Workspace<int32_t>(room * steps.count) : nullptr;
+  int32_t* const sums = FUSELM_HAS_AVX512 ? inv.Workspace<int32_t>(room * steps.count) : nullptr;
   const int64_t per_tile = std::max<int64_t>(1, (int64_t{1} << 15) / w.k);
   inv.ParallelFor((x.rows + per_tile - 1) / per_tile, [&](int64_t tile, int) noexcept {
     for (int64_t r = tile * per_tile; r < std::min(x.rows, (tile + 1) * per_tile); ++r) {
@@ -104,6 +120,36 @@ void LinearDynamic(Invocation& inv) {
   });
 }
 
+// kLanes weights of row n from column k on, at most `left` of them.
+inline Vec WeightRow(const Int8Weights& w, int64_t n, int64_t k, int64_t left) {
+  const Vec values = LoadInt8N(w.values + n * w.k + k, left);
+  // lanes are a part of one group: panels start at multiples of kLanes, groups at multiples of 32
+  const int64_t group = w.group ? k / w.group : 0;
+  return values * Set(w.scales[n * w.groups() + group]);
+}
+
+// The words of rows n (and n + 1, when `left_n` reaches it) for kLanes columns, as ColWords.
+template <class T>
+inline Vec WeightWords(const Int8Weights& w, int64_t n, int64_t k, int64_t left,
+                       [[maybe_unused]] int64_t left_n) {
+#if FUSELM_GEMM_PAIRS
+  if constexpr (kPerWord<T> == 2) {
+    const auto half = [&](int64_t row) {
+      return _mm512_cvtepu16_epi32(NarrowBf16(WeightRow(w, row, k, left).v));
+    };
+    const __m512i low = half(n);
+    if (left_n < 2) return {_mm512_castsi512_ps(low)};
+    return {_mm512_castsi512_ps(_mm512_or_si512(low, _mm512_slli_epi32(half(n + 1), 16)))};
+  }
+#endif
+  const Vec row = WeightRow(w, n, k, left);
+  if constexpr (std::is_same_v<T, float>) return row;
+  // as the levels that multiply bf16 pairs see them
+  bf16 rounded[kLanes];
+  Store(rounded, row);
+  return Load(rounded);
+}
+
 // 0 dy, 1 values, 2 scales, 3 dx; [group]: dx = dy W, with W in dy's dtype
 void LinearDx(Invocation& inv) {
   constexpr const char* kFit =
@@ -116,17 +162,18 @@ void LinearDx(Invocation& inv) {
           ErrorCode::kShape, kFit);
   if (dy.rows == 0 || w.k == 0) return;
   DispatchFloat(dx.dtype, [&]<class T>() {
-    T* const weight = inv.Workspace<T>(static_cast<size_t>(w.n * w.k));
-    const int64_t groups = w.groups(), size = w.group_size();
-    ForWeightRows(inv, w, [&](int64_t n) {
-      for (int64_t g = 0; g < groups; ++g) {
-        const int64_t at = n * w.k + g * size, count = std::min(size, w.k - g * size);
-        const Vec scale = Set(w.scales[n * groups + g]);
-        for (int64_t i = 0; i < count; i += kLanes)
-          StoreN(weight + at + i, LoadInt8N(w.values + at + i, count - i) * scale, count - i);
-      }
-    });
-    const GemmSegment segment{dy.AlongColumns(), {weight, w.k, false}, w.n};
+    // K of the product runs down the rows of the weights
+    const GemmSegment segment{
+        dy.AlongColumns(),
+        {.data = &w,
+         .pack =
+             [](const void* context, const GemmPanel& panel) {
+               const Int8Weights& weights = *static_cast<const Int8Weights*>(context);
+               PackDownK<T>(panel, [&](int64_t n, int64_t k, int64_t left, int64_t left_n) {
+                 return WeightWords<T>(weights, n, k, left, left_n);
+               });
+             }},
+        w.n};
     Gemm(inv, {.dtype = dx.dtype,
                .m = dy.rows,
                .n = w.k,

@@ -39,6 +39,14 @@ struct FloatWords {
   static Vec ToFloat(Acc acc) { return acc; }
 };
 
+#if FUSELM_HAS_AVX512
+// acc += unsigned a by signed b, four bytes to a lane. Not the intrinsic: GCC 12 does not tie its
+// accumulator to one register, and spills half of a block.
+inline void DotBytes(__m512i& acc, __m512i a, __m512i b) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+}
+#endif
+
 struct Int8Words {
   using Element = int8_t;
   static constexpr bool kTiles = FUSELM_IS_AMX;
@@ -62,7 +70,8 @@ struct Int8Words {
   }
   static Acc Start(int32_t sum) { return {_mm512_set1_epi32(-128 * sum)}; }
   static Acc MulAdd(Acc acc, Vec a, Vec b) {
-    return {_mm512_dpbusd_epi32(acc.v, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v))};
+    DotBytes(acc.v, _mm512_castps_si512(b.v), _mm512_castps_si512(a.v));
+    return acc;
   }
   static Vec ToFloat(Acc acc) { return {_mm512_cvtepi32_ps(acc.v)}; }
 #elif FUSELM_IS_AVX2
