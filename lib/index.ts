@@ -58,6 +58,13 @@ export { randn } from './ops/normal.ts'
 export { randomKey } from './ops/random.ts'
 export { AdamW, type AdamWOptions, type StepOptions } from './optim/adam-w.ts'
 export { type Decay, type ScheduleOptions, schedule } from './optim/schedule.ts'
+export {
+  Int8Weight,
+  type Int8WeightOptions,
+  type QuantizeOptions,
+  type QuantizeReport,
+  quantizeLinears,
+} from './quant/int8.ts'
 export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'
 export {
   Device,

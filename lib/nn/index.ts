@@ -1,8 +1,8 @@
 export { DropoutKeys, type DropoutOptions } from './dropout.ts'
 export { Initializer, type InitOptions, type ParameterDType } from './init.ts'
 export { KvCache, type KvCacheOptions, type KvCacheShape, type LayerCache } from './kv-cache.ts'
-export { Embedding, LayerNorm, Linear, type LinearOptions, RmsNorm } from './layers.ts'
-export { Module, parameter } from './module.ts'
+export { Embedding, LayerNorm, Linear, type LinearOptions, RmsNorm, WeightSource } from './layers.ts'
+export { constant, Module, parameter } from './module.ts'
 export {
   type RopeFrequencies,
   type RopeScaling,

@@ -2,7 +2,7 @@ import { addLayerNorm } from '../ops/add_layer_norm.ts'
 import { addRmsNorm } from '../ops/add_rms_norm.ts'
 import { embedding } from '../ops/embedding.ts'
 import { layerNorm } from '../ops/layer_norm.ts'
-import { type LinearOperand, linear } from '../ops/linear.ts'
+import { type DenseOperand, type LinearOperand, linear } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { Initializer } from './init.ts'
@@ -15,12 +15,22 @@ export interface LinearOptions {
   readonly bias?: boolean
 }
 
+/** Weights of another kind than a dense tensor: state of their own, and the operand they make. */
+export abstract class WeightSource extends Module {
+  abstract operand(bias: Tensor | null): LinearOperand
+
+  override forward(x: Tensor): Tensor {
+    return linear(x, this.operand(null))
+  }
+}
+
 /** y = x W^T + b. The forward goes through an operand, so weights of other kinds need no other forward. */
 export class Linear extends Module {
-  /** [out, in] */
+  /** [out, in]; disposed of once `source` has taken its place. */
   weight: Tensor
   /** [out], f32; null when there is none. */
   bias: Tensor | null
+  source: WeightSource | null = null
 
   /** @param options the standard deviation alone, or with other options */
   constructor(init: Initializer, inputs: number, outputs: number, options: number | LinearOptions) {
@@ -31,7 +41,13 @@ export class Linear extends Module {
   }
 
   operand(): LinearOperand {
-    return { weight: this.weight, bias: this.bias }
+    return this.source?.operand(this.bias) ?? { weight: this.weight, bias: this.bias }
+  }
+
+  /** Multiplies by `source` from now on, and frees the dense weights. */
+  replaceWeight(source: WeightSource): void {
+    this.source = source
+    this.weight.dispose()
   }
 
   /** @param x [..., in] @returns [..., out] */
@@ -50,7 +66,7 @@ export class Embedding extends Module {
     this.weight = init.normal([entries, size], std)
   }
 
-  operand(): LinearOperand {
+  operand(): DenseOperand {
     return { weight: this.weight }
   }
 

@@ -14,8 +14,15 @@ export function parameter(tensor: Tensor): Tensor {
   return keep(tensor)
 }
 
+/** Marks a tensor as part of a module's state that is not trained (int8 weights). Returns it. */
+export function constant(tensor: Tensor): Tensor {
+  parameters.add(tensor)
+  return keep(tensor)
+}
+
 function isParameter(value: unknown): value is Tensor {
-  return value instanceof Tensor && (parameters.has(value) || (value.isLeaf && value.requiresGrad))
+  if (!(value instanceof Tensor) || value.disposed) return false
+  return parameters.has(value) || (value.isLeaf && value.requiresGrad)
 }
 
 /**
@@ -47,6 +54,20 @@ export abstract class Module {
       seen.add(tensor)
       found.set(path, tensor)
     })
+    return found
+  }
+
+  /** This module (under '') and those in its fields, by path, each once. */
+  namedModules(): Map<string, Module> {
+    const found = new Map<string, Module>()
+    const seen = new Set<unknown>()
+    const walk = (value: unknown, path: string): void => {
+      if (!(value instanceof Module || Array.isArray(value)) || seen.has(value)) return
+      seen.add(value)
+      if (value instanceof Module) found.set(path, value)
+      for (const [key, part] of Object.entries(value)) walk(part, path === '' ? key : `${path}.${key}`)
+    }
+    walk(this, '')
     return found
   }
 

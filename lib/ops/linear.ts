@@ -1,20 +1,33 @@
 // y = x W^T + b, through an operand: what the weight is made of is the operand's affair, so other
 // kinds of weights and adapters join here and in the GEMM driver, not in the models.
 
+import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { addInto } from './add-into.ts'
 import { add } from './binary.ts'
 import { cast, copyInto } from './copy.ts'
 import { defineOp, shapeError, spec } from './define.ts'
+import { type Int8Operand, linearInt8 } from './linear_int8.ts'
 import { matmul } from './matmul.ts'
+import { dequantizeInt8 } from './quantize_int8.ts'
 import { sum } from './reduce.ts'
 
 /** Dense weights, with an optional bias. */
-export interface LinearOperand {
+export interface DenseOperand {
+  readonly kind?: 'dense'
   /** `[N, K]`: outputs, inputs */
   readonly weight: Tensor
   /** [N], f32 */
   readonly bias?: Tensor | null
+}
+
+/** What a linear layer multiplies by. */
+export type LinearOperand = DenseOperand | Int8Operand
+
+/** The operand with dense weights of `dtype`: itself, or dequantised for this one use. */
+export function denseOperand(operand: LinearOperand, dtype: DType): DenseOperand {
+  if (operand.kind !== 'int8') return operand
+  return { weight: dequantizeInt8(operand, { dtype }), bias: operand.bias ?? null }
 }
 
 export const linearDxOp = defineOp({
@@ -119,10 +132,11 @@ function size(shape: readonly number[]): number {
 /**
  * x W^T + b over the last axis; accumulates in float32.
  * @param x [..., K] f32 | bf16
- * @param operand weight [N, K] of x's dtype, bias [N] f32
+ * @param operand weight [N, K] of x's dtype, bias [N] f32; or int8 weights: see {@link linearInt8}
  * @returns [..., N] in x's dtype
  * @throws ShapeError when the weight does not have K inputs, or the bias not N elements
  */
-export function linear(x: Tensor, { weight, bias = null }: LinearOperand): Tensor {
-  return linearOp([x, weight, bias])[0]
+export function linear(x: Tensor, operand: LinearOperand): Tensor {
+  if (operand.kind === 'int8') return linearInt8(x, operand)
+  return linearOp([x, operand.weight, operand.bias ?? null])[0]
 }

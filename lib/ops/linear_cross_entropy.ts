@@ -12,7 +12,7 @@ import {
   scaleGradient,
 } from './cross_entropy.ts'
 import { defineOp, shapeError, spec, type TensorMeta } from './define.ts'
-import type { LinearOperand } from './linear.ts'
+import { denseOperand, type LinearOperand } from './linear.ts'
 import { matmul } from './matmul.ts'
 
 const logitWork = (h: TensorMeta, weight: TensorMeta): number =>
@@ -118,12 +118,13 @@ export const linearCrossEntropyOp = defineOp({
  */
 export function linearCrossEntropy(
   h: Tensor,
-  { weight, bias = null }: LinearOperand,
+  operand: LinearOperand,
   labels: Tensor,
   options: CrossEntropyOptions & { readonly shift?: boolean } = {},
 ): Tensor {
   const { scale = null, ignoreIndex = -100, labelSmoothing = 0, zLoss = 0, shift = true } = options
   const reduction = reductionCode('linearCrossEntropy', options.reduction ?? 'mean')
+  const { weight, bias = null } = denseOperand(operand, h.dtype)
   return linearCrossEntropyOp(
     [h, weight, bias, labels, scale],
     [ignoreIndex, labelSmoothing, zLoss, shift, reduction],
