@@ -6,7 +6,7 @@ import { copyFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { afterAll, describe, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 import { Device, type Llama, loadLlama, nn, scope, tensor } from '../../lib/index.ts'
 import { Llama as Model } from '../../lib/models/llama.ts'
 import { rotarySize } from '../../lib/models/llama-config.ts'
@@ -14,7 +14,12 @@ import { readSafetensors } from '../ops/runner/golden.ts'
 import { expectBetween, expectClose } from './numeric.ts'
 
 const device = Device.open({ threads: 2 }).makeDefault()
-afterAll(() => device.close())
+afterAll(async () => {
+  await device.sync()
+  // the frequencies a model keeps go with it
+  expect(device.memory().liveTensors).toBe(0)
+  await device.close()
+})
 
 const folder = fileURLToPath(new URL('../golden/rope_kinds/', import.meta.url))
 const { tensors, metadata } = readSafetensors(`${folder}kinds.safetensors`)
