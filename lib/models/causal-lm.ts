@@ -46,6 +46,8 @@ export interface LossOptions extends SequenceOptions {
    * micro-batches; the targets of this call when left out.
    */
   readonly scale?: Tensor | null
+  /** Weight of the uniform distribution over the vocabulary, in [0, 1]. Default 0. */
+  readonly labelSmoothing?: number
 }
 
 export interface ModelOptions {
@@ -105,8 +107,10 @@ export abstract class CausalLm extends Module {
    * @param labels i32 [B, T], -100 where nothing is to be learnt; usually the ids
    * @returns f32 scalar
    */
-  loss(ids: Tensor, labels: Tensor, { scale = null, ...sequence }: LossOptions = {}): Tensor {
-    return linearCrossEntropy(this.hidden(ids, sequence), this.head(), labels, { scale })
+  loss(ids: Tensor, labels: Tensor, options: LossOptions = {}): Tensor {
+    const { scale = null, labelSmoothing = 0, ...sequence } = options
+    const hidden = this.hidden(ids, sequence)
+    return linearCrossEntropy(hidden, this.head(), labels, { scale, labelSmoothing })
   }
 
   /**

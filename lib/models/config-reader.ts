@@ -49,6 +49,11 @@ export class ConfigReader {
     return value ?? undefined
   }
 
+  /** Whether the file has the key, be it null. */
+  has(key: string): boolean {
+    return this.#left.has(key)
+  }
+
   /** Leaves keys out that say nothing of the forward here. */
   ignore(...keys: readonly string[]): void {
     for (const key of keys) this.#left.delete(key)

@@ -3,7 +3,7 @@
 import type { RopeScaling } from '../nn/rotary.ts'
 import { ConfigError } from '../runtime/errors.ts'
 import { checkOptions } from '../runtime/options.ts'
-import { checkRopeScaling, readRope, snakeCase, writeRopeScaling } from './rope-config.ts'
+import { checkRopeScaling } from './rope-config.ts'
 
 export interface LlamaConfig {
   readonly vocabSize: number
@@ -25,6 +25,16 @@ export interface LlamaConfig {
   readonly ropeScaling: RopeScaling | null
   /** Longest context the model is meant for. Default 2048. */
   readonly maxPositionEmbeddings: number
+  /** Gated activation of the MLP. Default silu. */
+  readonly hiddenAct: LlamaActivation
+  /** Biases of queries, keys and values. Default false. */
+  readonly attentionBias: boolean
+  /** Bias of attention's output. Default attentionBias; false in Qwen2. */
+  readonly attentionOutputBias: boolean
+  /** Default false. */
+  readonly mlpBias: boolean
+  /** RMSNorm of each head's queries and keys before they turn, as in Qwen3. Default false. */
+  readonly qkNorm: boolean
   /** Mistral: how many tokens each one sees up to itself; null: all. Default null. */
   readonly slidingWindow: number | null
   /** The output layer is the embedding. Default true. */
@@ -50,10 +60,21 @@ const KEYS: readonly (keyof LlamaConfig)[] = [
   'partialRotaryFactor',
   'ropeScaling',
   'maxPositionEmbeddings',
+  'hiddenAct',
+  'attentionBias',
+  'attentionOutputBias',
+  'mlpBias',
+  'qkNorm',
   'slidingWindow',
   'tieWordEmbeddings',
   'initializerRange',
 ]
+
+const BOOLEANS = ['attentionBias', 'attentionOutputBias', 'mlpBias', 'qkNorm', 'tieWordEmbeddings'] as const
+
+/** Hugging Face's names of activations, and how swiglu or geglu computes them. */
+export const LLAMA_ACTIVATIONS = { silu: null, gelu: 'none', gelu_pytorch_tanh: 'tanh' } as const
+export type LlamaActivation = keyof typeof LLAMA_ACTIVATIONS
 
 const MAX_DIMENSION = 2 ** 24
 const MAX_LAYERS = 4096
@@ -73,6 +94,11 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
     partialRotaryFactor: 1,
     ropeScaling: null,
     maxPositionEmbeddings: 2048,
+    hiddenAct: 'silu',
+    attentionBias: false,
+    attentionOutputBias: options.attentionBias ?? false,
+    mlpBias: false,
+    qkNorm: false,
     slidingWindow: null,
     tieWordEmbeddings: true,
     initializerRange: 0.02,
@@ -112,9 +138,13 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
     )
   }
   checkRopeScaling('llama config', config.ropeScaling, turned / 2)
-  if (typeof config.tieWordEmbeddings !== 'boolean') {
+  for (const key of BOOLEANS) {
+    if (typeof config[key] === 'boolean') continue
+    throw new ConfigError(`llama config: ${key} must be a boolean, received ${config[key]}`)
+  }
+  if (!Object.hasOwn(LLAMA_ACTIVATIONS, config.hiddenAct)) {
     throw new ConfigError(
-      `llama config: tieWordEmbeddings must be a boolean, received ${config.tieWordEmbeddings}`,
+      `llama config: hiddenAct must be one of ${Object.keys(LLAMA_ACTIVATIONS).join(', ')}, received ${JSON.stringify(config.hiddenAct)}`,
     )
   }
   return config
@@ -123,66 +153,4 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
 /** Elements of a head that turn. */
 export function rotarySize({ headDim, partialRotaryFactor }: LlamaConfig): number {
   return Math.floor(headDim * partialRotaryFactor)
-}
-
-/** Hugging Face's config.json of the model. */
-export function toHuggingFaceConfig(config: LlamaConfig): Record<string, unknown> {
-  const windowed = config.slidingWindow !== null
-  return {
-    architectures: [windowed ? 'MistralForCausalLM' : 'LlamaForCausalLM'],
-    attention_bias: false,
-    head_dim: config.headDim,
-    hidden_act: 'silu',
-    hidden_size: config.hiddenSize,
-    initializer_range: config.initializerRange,
-    intermediate_size: config.intermediateSize,
-    max_position_embeddings: config.maxPositionEmbeddings,
-    mlp_bias: false,
-    model_type: windowed ? 'mistral' : 'llama',
-    num_attention_heads: config.numAttentionHeads,
-    num_hidden_layers: config.numHiddenLayers,
-    num_key_value_heads: config.numKeyValueHeads,
-    rms_norm_eps: config.rmsNormEps,
-    ...(config.partialRotaryFactor === 1 ? {} : { partial_rotary_factor: config.partialRotaryFactor }),
-    rope_scaling: config.ropeScaling && writeRopeScaling(config.ropeScaling),
-    rope_theta: config.ropeTheta,
-    ...(windowed && { sliding_window: config.slidingWindow }),
-    tie_word_embeddings: config.tieWordEmbeddings,
-    vocab_size: config.vocabSize,
-  }
-}
-
-/**
- * Reads a config.json.
- * @throws ConfigError for another architecture, or a feature this family does not have here
- */
-export function fromHuggingFaceConfig(value: ReadonlyMap<string, unknown>): LlamaConfig {
-  const type = value.get('model_type')
-  refuse(value, 'hidden_act', 'silu')
-  refuse(value, 'attention_bias', false)
-  refuse(value, 'mlp_bias', false)
-  const options: Record<string, unknown> = {}
-  for (const key of KEYS) {
-    const found = value.get(snakeCase(key))
-    if (found !== undefined && found !== null) options[key] = found
-  }
-  for (const [key, found] of Object.entries(readRope(value))) {
-    if (found === undefined || found === null) delete options[key]
-    else options[key] = found
-  }
-  // Mistral's default in Hugging Face; a LLaMA has none, whatever its file says
-  if (type === 'llama') delete options['slidingWindow']
-  else if (!value.has('sliding_window')) options['slidingWindow'] = 4096
-  // Hugging Face's own default, unlike ours
-  options['tieWordEmbeddings'] ??= false
-  return completeLlamaConfig(options as LlamaOptions)
-}
-
-function refuse(config: ReadonlyMap<string, unknown>, key: string, only: unknown): void {
-  const found = config.get(key)
-  if (found !== undefined && found !== null && found !== only) {
-    throw new ConfigError(
-      `config.json: ${key} must be ${JSON.stringify(only)}, received ${JSON.stringify(found)}`,
-    )
-  }
 }

@@ -1,4 +1,5 @@
-// The LLaMA family: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+// The LLaMA family: RMSNorm, rotary positions, grouped-query attention, SwiGLU; with biases, norms of
+// queries and keys, windows or GEGLU also Mistral, Qwen2 and Qwen3.
 // Shapes: B batch, T steps, D hidden, H heads, G key-value heads, K head size, V vocabulary.
 
 import { applyDropout } from '../nn/dropout.ts'
@@ -7,6 +8,7 @@ import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { Rotary } from '../nn/rotary.ts'
 import { attention } from '../ops/attention.ts'
+import { geglu } from '../ops/geglu.ts'
 import type { LinearOperand } from '../ops/linear.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
@@ -25,29 +27,35 @@ import { registerFamily, snakeCasePath } from './family.ts'
 import { loadModel } from './folder.ts'
 import {
   completeLlamaConfig,
-  fromHuggingFaceConfig,
+  LLAMA_ACTIVATIONS,
   type LlamaConfig,
   type LlamaOptions,
   rotarySize,
-  toHuggingFaceConfig,
 } from './llama-config.ts'
+import { fromHuggingFaceConfig, LLAMA_TYPES, toHuggingFaceConfig } from './llama-files.ts'
 
 class LlamaAttention extends Module {
   readonly qProj: Linear
   readonly kProj: Linear
   readonly vProj: Linear
   readonly oProj: Linear
+  /** Of each head's queries and keys; null but in Qwen3. */
+  readonly qNorm: RmsNorm | null
+  readonly kNorm: RmsNorm | null
   readonly #headDim: number
   readonly #window: number | null
   readonly #rotary: Rotary
 
   constructor(init: Initializer, c: LlamaConfig, rotary: Rotary) {
     super()
-    const std = c.initializerRange
-    this.qProj = new Linear(init, c.hiddenSize, c.numAttentionHeads * c.headDim, std)
-    this.kProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
-    this.vProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, std)
-    this.oProj = new Linear(init, c.numAttentionHeads * c.headDim, c.hiddenSize, std)
+    const input = { std: c.initializerRange, bias: c.attentionBias }
+    const output = { std: c.initializerRange, bias: c.attentionOutputBias }
+    this.qProj = new Linear(init, c.hiddenSize, c.numAttentionHeads * c.headDim, input)
+    this.kProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, input)
+    this.vProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, input)
+    this.oProj = new Linear(init, c.numAttentionHeads * c.headDim, c.hiddenSize, output)
+    this.qNorm = c.qkNorm ? new RmsNorm(init, c.headDim, c.rmsNormEps) : null
+    this.kNorm = c.qkNorm ? new RmsNorm(init, c.headDim, c.rmsNormEps) : null
     this.#headDim = c.headDim
     this.#window = c.slidingWindow
     this.#rotary = rotary
@@ -56,9 +64,10 @@ class LlamaAttention extends Module {
   override forward(x_BTD: Tensor, { positions, first = null, length, layerCache }: LayerOptions): Tensor {
     const [batch = 0, steps = 0] = x_BTD.shape
     const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, this.#headDim])
-    const rotated = (y: Tensor): Tensor => this.#rotary.forward(heads(y), { positions, length })
-    const q_BTHK = rotated(this.qProj.forward(x_BTD))
-    const k_BTGK = rotated(this.kProj.forward(x_BTD))
+    const rotated = (y: Tensor, norm: RmsNorm | null): Tensor =>
+      this.#rotary.forward(norm === null ? heads(y) : norm.forward(heads(y)), { positions, length })
+    const q_BTHK = rotated(this.qProj.forward(x_BTD), this.qNorm)
+    const k_BTGK = rotated(this.kProj.forward(x_BTD), this.kNorm)
     const v_BTGK = heads(this.vProj.forward(x_BTD))
     const o_BTHK =
       layerCache?.attend(q_BTHK, k_BTGK, v_BTGK) ??
@@ -72,15 +81,21 @@ class LlamaMlp extends Module {
   readonly upProj: Linear
   readonly downProj: Linear
 
-  constructor(init: Initializer, { hiddenSize, intermediateSize, initializerRange }: LlamaConfig) {
+  readonly #approximate: (typeof LLAMA_ACTIVATIONS)[keyof typeof LLAMA_ACTIVATIONS]
+
+  constructor(init: Initializer, c: LlamaConfig) {
     super()
-    this.gateProj = new Linear(init, hiddenSize, intermediateSize, initializerRange)
-    this.upProj = new Linear(init, hiddenSize, intermediateSize, initializerRange)
-    this.downProj = new Linear(init, intermediateSize, hiddenSize, initializerRange)
+    const options = { std: c.initializerRange, bias: c.mlpBias }
+    this.gateProj = new Linear(init, c.hiddenSize, c.intermediateSize, options)
+    this.upProj = new Linear(init, c.hiddenSize, c.intermediateSize, options)
+    this.downProj = new Linear(init, c.intermediateSize, c.hiddenSize, options)
+    this.#approximate = LLAMA_ACTIVATIONS[c.hiddenAct]
   }
 
   override forward(x: Tensor): Tensor {
-    return this.downProj.forward(swiglu(this.gateProj.forward(x), this.upProj.forward(x)))
+    const [gate, up] = [this.gateProj.forward(x), this.upProj.forward(x)]
+    const approximate = this.#approximate
+    return this.downProj.forward(approximate === null ? swiglu(gate, up) : geglu(gate, up, { approximate }))
   }
 }
 
@@ -179,7 +194,7 @@ export class Llama extends CausalLm {
 }
 
 registerFamily<Llama>({
-  modelTypes: ['llama', 'mistral'],
+  modelTypes: LLAMA_TYPES,
   create: (json, options) => new Llama(fromHuggingFaceConfig(json), options),
   writeConfig: (model) => toHuggingFaceConfig(model.config),
   weights: (model) => [...model.stateDict()].map(([path, tensor]) => ({ name: snakeCasePath(path), tensor })),

@@ -1,10 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { ConfigError } from '../../lib/index.ts'
-import {
-  completeLlamaConfig,
-  fromHuggingFaceConfig,
-  toHuggingFaceConfig,
-} from '../../lib/models/llama-config.ts'
+import { completeLlamaConfig } from '../../lib/models/llama-config.ts'
+import { fromHuggingFaceConfig, toHuggingFaceConfig } from '../../lib/models/llama-files.ts'
 
 const base = {
   model_type: 'llama',
