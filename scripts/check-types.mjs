@@ -20,7 +20,7 @@ import * as fuselm from 'fuselm'
 import { Device, cudaStatus, ops, type CudaStatus, type Tensor } from 'fuselm'
 
 export function twice(x: Tensor): Tensor {
-  return ops.mul(ops.add(x, x), 0.5)
+  return ops.mul(ops.add(x, x), 0.5).add(x).sum([0], true)
 }
 export async function first(x: Tensor): Promise<number> {
   return await x.item()

@@ -2,6 +2,7 @@
 // front, are repeated as views. Either operand may be a number.
 
 import { broadcastShapes, sameShape } from '../tensor/layout.ts'
+import { installMethods } from '../tensor/methods.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { cast } from './copy.ts'
 import { full } from './create.ts'
@@ -190,3 +191,50 @@ export function where(cond: Tensor, a: Tensor, b: Tensor): Tensor {
   })
   return y
 }
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link add}(this, b). */
+    add(b: Operand): Tensor
+    /** {@link sub}(this, b). */
+    sub(b: Operand): Tensor
+    /** {@link mul}(this, b). */
+    mul(b: Operand): Tensor
+    /** {@link div}(this, b). */
+    div(b: Operand): Tensor
+    /** {@link maximum}(this, b). */
+    maximum(b: Operand): Tensor
+    /** {@link minimum}(this, b). */
+    minimum(b: Operand): Tensor
+    /** {@link equal}(this, b). */
+    equal(b: Operand): Tensor
+    /** {@link notEqual}(this, b). */
+    notEqual(b: Operand): Tensor
+    /** {@link less}(this, b). */
+    less(b: Operand): Tensor
+    /** {@link lessEqual}(this, b). */
+    lessEqual(b: Operand): Tensor
+    /** {@link greater}(this, b). */
+    greater(b: Operand): Tensor
+    /** {@link greaterEqual}(this, b). */
+    greaterEqual(b: Operand): Tensor
+    /** {@link clamp}(this, low, high). */
+    clamp(low: number, high: number): Tensor
+  }
+}
+
+installMethods({
+  add,
+  sub,
+  mul,
+  div,
+  maximum,
+  minimum,
+  equal,
+  notEqual,
+  less,
+  lessEqual,
+  greater,
+  greaterEqual,
+  clamp,
+})

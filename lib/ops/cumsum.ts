@@ -1,4 +1,5 @@
 import { normalAxis } from '../tensor/layout.ts'
+import { installMethods } from '../tensor/methods.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { defineOp, spec } from './define.ts'
 
@@ -21,3 +22,12 @@ export const cumsumOp = defineOp({
 export function cumsum(x: Tensor, axis = -1, { reverse = false }: { reverse?: boolean } = {}): Tensor {
   return cumsumOp([x], [normalAxis('cumsum', axis, x.rank), reverse])[0]
 }
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link cumsum}(this, axis, options). */
+    cumsum(axis?: number, options?: { reverse?: boolean }): Tensor
+  }
+}
+
+installMethods({ cumsum })

@@ -1,4 +1,5 @@
 import { broadcastShapes, sameShape } from '../tensor/layout.ts'
+import { installMethods } from '../tensor/methods.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { defineOp, shapeError, spec } from './define.ts'
 
@@ -49,3 +50,12 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   if (right !== b) right.dispose()
   return y
 }
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link matmul}(this, b). */
+    matmul(b: Tensor): Tensor
+  }
+}
+
+installMethods({ matmul })

@@ -3,6 +3,7 @@
 import type { DType } from '../tensor/dtype.ts'
 import { hooks } from '../tensor/hooks.ts'
 import { elementCount, normalAxis } from '../tensor/layout.ts'
+import { installMethods } from '../tensor/methods.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { div, equal, mul } from './binary.ts'
 import { cast } from './copy.ts'
@@ -133,3 +134,20 @@ export function argmax(x: Tensor): Tensor {
 }
 
 hooks.sum = sum
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link sum}(this, axes, keepDims). */
+    sum(axes?: readonly number[], keepDims?: boolean): Tensor
+    /** {@link mean}(this, axes, keepDims). */
+    mean(axes?: readonly number[], keepDims?: boolean): Tensor
+    /** {@link max}(this, axes, keepDims). */
+    max(axes?: readonly number[], keepDims?: boolean): Tensor
+    /** {@link min}(this, axes, keepDims). */
+    min(axes?: readonly number[], keepDims?: boolean): Tensor
+    /** {@link argmax}(this). */
+    argmax(): Tensor
+  }
+}
+
+installMethods({ sum, mean, max, min, argmax })

@@ -1,3 +1,4 @@
+import { installMethods } from '../tensor/methods.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { div, mul, sub } from './binary.ts'
 import { cast } from './copy.ts'
@@ -50,3 +51,12 @@ export const softmaxOp = defineOp({
 export function softmax(x: Tensor): Tensor {
   return softmaxOp([x])[0]
 }
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link softmax}(this): over the last axis. */
+    softmax(): Tensor
+  }
+}
+
+installMethods({ softmax })

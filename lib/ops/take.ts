@@ -1,6 +1,7 @@
 // Rows by index, and the sum of rows by index that is its gradient.
 
 import { elementCount, normalAxis, sameShape } from '../tensor/layout.ts'
+import { installMethods } from '../tensor/methods.ts'
 import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { add, less, lessEqual, mul, where } from './binary.ts'
@@ -105,3 +106,16 @@ export function gather(x: Tensor, axis: number, index: Tensor): Tensor {
     )
   })
 }
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link take}(this, ids). */
+    take(ids: Tensor): Tensor
+    /** {@link indexSelect}(this, axis, ids). */
+    indexSelect(axis: number, ids: Tensor): Tensor
+    /** {@link gather}(this, axis, index). */
+    gather(axis: number, index: Tensor): Tensor
+  }
+}
+
+installMethods({ take, indexSelect, gather })

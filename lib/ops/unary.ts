@@ -1,5 +1,6 @@
 // Element functions of one tensor.
 
+import { installMethods } from '../tensor/methods.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { div, less, mul, sub } from './binary.ts'
 import { cast } from './copy.ts'
@@ -96,3 +97,36 @@ export function pow(x: Tensor, exponent: number): Tensor {
   if (exponent === -0.5) return rsqrt(x)
   return powOp([x], [exponent])[0]
 }
+
+declare module '../tensor/tensor.ts' {
+  interface Tensor {
+    /** {@link neg}(this). */
+    neg(): Tensor
+    /** {@link abs}(this). */
+    abs(): Tensor
+    /** {@link exp}(this). */
+    exp(): Tensor
+    /** {@link log}(this). */
+    log(): Tensor
+    /** {@link sqrt}(this). */
+    sqrt(): Tensor
+    /** {@link rsqrt}(this). */
+    rsqrt(): Tensor
+    /** {@link sin}(this). */
+    sin(): Tensor
+    /** {@link cos}(this). */
+    cos(): Tensor
+    /** {@link tanh}(this). */
+    tanh(): Tensor
+    /** {@link erf}(this). */
+    erf(): Tensor
+    /** {@link sigmoid}(this). */
+    sigmoid(): Tensor
+    /** {@link square}(this). */
+    square(): Tensor
+    /** {@link pow}(this, exponent). */
+    pow(exponent: number): Tensor
+  }
+}
+
+installMethods({ neg, abs, exp, log, sqrt, rsqrt, sin, cos, tanh, erf, sigmoid, square, pow })
