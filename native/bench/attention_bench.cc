@@ -201,6 +201,9 @@ void CheckAll(const char* only) {
       CheckShape({1, 700, 700, 6, 2, 64, true, intervals, 100}, dtype, 1, only);
       CheckShape({1, 300, 900, 2, 1, 32, true, intervals, 333}, dtype, 1, only);
     }
+    // so many keys that the work is cut along them, too (at the generic level most are)
+    CheckShape({1, 40, 9000, 2, 1, 128, true, 0}, dtype, 1, only);
+    CheckShape({1, 40, 4000, 2, 1, 256, true, 2}, dtype, 1, only);
     CheckShape({1, 0, 8, 1, 1, 8, true, 0}, dtype, 1, only);
     CheckShape({1, 8, 0, 1, 1, 8, false, 0}, dtype, 1, only);
     if (dtype == DType::kF32) CheckShape({1, 130, 130, 2, 2, 64, true, 0}, dtype, 20, only);

@@ -21,32 +21,58 @@ inline bool FewQueries(const Problem& p) {
   return p.T == 1 || (p.T <= kDecodeQueries && p.T * p.group <= kDecodeRows);
 }
 
-// Scores of kRowsAtOnce queries with kKeysAtOnce keys: k points to a row, q to rows of `padded`
-// floats, s to rows of kDecodeChunk scores.
-template <int kRowsAtOnce, int kKeysAtOnce, class T>
-inline void DecodeScores(const T* k, int64_t stride, const float* q, int64_t padded, int64_t D,
-                         float* s) {
-  Vec acc[kRowsAtOnce][kKeysAtOnce];
-  for (auto& row : acc)
-    for (Vec& a : row) a = Zero();
+// Queries a micro-kernel serves at once: as many as the level has registers for.
+#if FUSELM_HAS_AVX512
+inline constexpr int kDecodeAtOnce = 4;
+#else
+inline constexpr int kDecodeAtOnce = 2;
+#endif
+
+// out[j] = the sum of the lanes of a[j]
+inline void SumFour(const Vec (&a)[4], float* out) {
+#if FUSELM_HAS_AVX512
+  const auto fold = [](__m512 x, __m512 y) {
+    return _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+  };
+  const __m512 ab = fold(a[0].v, a[1].v), cd = fold(a[2].v, a[3].v);
+  const __m512 all =
+      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#elif FUSELM_IS_AVX2
+  const __m256 all = _mm256_hadd_ps(_mm256_hadd_ps(a[0].v, a[1].v), _mm256_hadd_ps(a[2].v, a[3].v));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+#else
+  for (int j = 0; j < 4; ++j) out[j] = Sum(a[j]);
+#endif
+}
+
+// Scores of kRowsAtOnce queries with up to four keys: k points to a row, q to rows of `padded`
+// floats, s to rows of kDecodeChunk scores. With fewer keys the last is read again.
+template <int kRowsAtOnce, class T>
+inline void DecodeScores(const T* k, int64_t stride, int64_t keys, const float* q, int64_t padded,
+                         int64_t D, float* s) {
+  const T* row[4];
+  for (int64_t j = 0; j < 4; ++j) row[j] = k + std::min(j, keys - 1) * stride;
+  Vec acc[kRowsAtOnce][4];
+  for (auto& a : acc)
+    for (Vec& x : a) x = Zero();
   const int64_t whole = D / kLanes * kLanes;
-  for (int64_t d = 0; d < whole; d += kLanes) {
-    Vec x[kKeysAtOnce];
-    for (int j = 0; j < kKeysAtOnce; ++j) x[j] = Load(k + j * stride + d);
+  const auto step = [&](int64_t d, auto&& load) {
+    Vec x[4];
+    for (int j = 0; j < 4; ++j) x[j] = load(row[j] + d);
     for (int r = 0; r < kRowsAtOnce; ++r) {
       const Vec y = Load(q + r * padded + d);
-      for (int j = 0; j < kKeysAtOnce; ++j) acc[r][j] = Fma(x[j], y, acc[r][j]);
+      for (int j = 0; j < 4; ++j) acc[r][j] = Fma(x[j], y, acc[r][j]);
     }
+  };
+  for (int64_t d = 0; d < whole; d += kLanes) step(d, [](const T* p) { return Load(p); });
+  if (whole < D) step(whole, [&](const T* p) { return LoadN(p, D - whole); });
+  for (int r = 0; r < kRowsAtOnce; ++r) {
+    alignas(16) float sums[4];
+    SumFour(acc[r], sums);
+    for (int64_t j = 0; j < keys; ++j) s[r * kDecodeChunk + j] = sums[j];
   }
-  if (whole < D) {
-    for (int j = 0; j < kKeysAtOnce; ++j) {
-      const Vec x = LoadN(k + j * stride + whole, D - whole);
-      for (int r = 0; r < kRowsAtOnce; ++r)
-        acc[r][j] = Fma(x, Load(q + r * padded + whole), acc[r][j]);
-    }
-  }
-  for (int r = 0; r < kRowsAtOnce; ++r)
-    for (int j = 0; j < kKeysAtOnce; ++j) s[r * kDecodeChunk + j] = Sum(acc[r][j]);
 }
 
 // out[r][0 .. kVectors) += sum over n keys of s[r][key] v[key]
@@ -73,11 +99,12 @@ inline void DecodeValues(const T* v, int64_t stride, int64_t n, const float* s, 
     for (int j = 0; j < kVectors; ++j) Store(out + r * padded + j * kLanes, acc[r][j]);
 }
 
-// Runs f<4>(row) for fours of rows, then f<2> and f<1> for the rest.
+// Runs f<n>(row) for as many rows at once as there are registers for, then for the rest.
 template <class F>
-inline void ByFours(int64_t rows, F&& f) {
+inline void ByRows(int64_t rows, F&& f) {
   int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) f.template operator()<4>(r);
+  if constexpr (kDecodeAtOnce == 4)
+    for (; r + 4 <= rows; r += 4) f.template operator()<4>(r);
   for (; r + 2 <= rows; r += 2) f.template operator()<2>(r);
   for (; r < rows; ++r) f.template operator()<1>(r);
 }
@@ -127,16 +154,12 @@ void DecodeTile(const Problem& p, const View& q, const View& k, const View& v, i
   };
   for_runs([&](int64_t slot, int64_t column, int64_t n) {
     const T* const keys = k0 + slot * k.step(1);
-    ByFours(rows, [&]<int kRowsAtOnce>(int64_t r) {
+    ByRows(rows, [&]<int kRowsAtOnce>(int64_t r) {
       const float* const query = w.q + r * padded;
       float* const s = w.s + r * kDecodeChunk + column;
-      constexpr int kKeysAtOnce = kRowsAtOnce == 1 ? 4 : 2;
-      int64_t i = 0;
-      for (; i + kKeysAtOnce <= n; i += kKeysAtOnce)
-        DecodeScores<kRowsAtOnce, kKeysAtOnce>(keys + i * k.step(1), k.step(1), query, padded, p.D,
-                                               s + i);
-      for (; i < n; ++i)
-        DecodeScores<kRowsAtOnce, 1>(keys + i * k.step(1), k.step(1), query, padded, p.D, s + i);
+      for (int64_t i = 0; i < n; i += 4)
+        DecodeScores<kRowsAtOnce>(keys + i * k.step(1), k.step(1), std::min<int64_t>(4, n - i),
+                                  query, padded, p.D, s + i);
     });
   });
   const int64_t count = to + 1 - from, filled = RoundUp(count, kLanes);
@@ -163,7 +186,7 @@ void DecodeTile(const Problem& p, const View& q, const View& k, const View& v, i
   }
   for_runs([&](int64_t slot, int64_t column, int64_t n) {
     const T* const values = v0 + slot * v.step(1);
-    ByFours(rows, [&]<int kRowsAtOnce>(int64_t r) {
+    ByRows(rows, [&]<int kRowsAtOnce>(int64_t r) {
       for (int64_t d = 0; d < padded; d += kDecodeVectors * kLanes)
         DecodeValues<kRowsAtOnce, kDecodeVectors>(values + d, v.step(1), n,
                                                   w.s + r * kDecodeChunk + column,

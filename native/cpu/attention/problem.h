@@ -75,6 +75,11 @@ struct Problem {
     return p;
   }
 
+  // The oldest position that a row of a cache still holds.
+  int64_t Oldest(int64_t b) const {
+    return start ? std::max<int64_t>(0, start->as<int32_t>()[b * start->step(0)] + T - S) : 0;
+  }
+
   static bool LikeQuery(const View& x, const View& q) {
     return x.rank == 4 && x.dtype == q.dtype && x.dim(0) == q.dim(0) && x.dim(1) == q.dim(1) &&
            x.dim(2) == q.dim(2) && x.dim(3) == q.dim(3) && x.step(3) == 1;
@@ -95,7 +100,7 @@ inline Interval IntervalOf(const Problem& p, int64_t b, int64_t t) {
   if (p.start) {
     const int64_t start = p.start->as<int32_t>()[b * p.start->step(0)];
     high = start + t;
-    low = std::max(low, start + p.T - p.S);
+    low = p.Oldest(b);
     if (p.window) low = std::max(low, high + 1 - p.window);
     if (p.first) low = std::max<int64_t>(low, p.first->as<int32_t>()[b * p.first->step(0)]);
   } else {
