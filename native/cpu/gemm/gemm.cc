@@ -3,197 +3,12 @@
 #include "native/cpu/gemm/gemm.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "native/cpu/gemm/micro.h"
+#include "native/cpu/gemm/tiles.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
-
-// K of one pass over C: bounds the time of a tile and the size of the packed B.
-constexpr int64_t kPassK = 4096;
-// Bytes of packed B per pass; wider problems take N in chunks.
-constexpr int64_t kPackedBytes = 8 << 20;
-constexpr int64_t kTileRows = 112, kTileCols = kGemmBlockColumns;
-// Multiply-adds a tile may hold, so that it stays well under a millisecond at this level's speed.
-template <class T>
-constexpr int64_t kTileWork = kTiles<T>           ? int64_t{400} << 20
-                              : FUSELM_HAS_AVX512 ? int64_t{48 * kPerWord<T>} << 20
-                                                  : int64_t{FUSELM_IS_AVX2 ? 16 : 2} << 20;
-
-struct Piece {  // a stretch of one segment's K within a pass
-  const GemmSegment* segment;
-  int64_t k0, len;
-  int64_t word0;  // where its words begin in a packed panel
-};
-
-struct Pass {
-  static constexpr int kMaxPieces = 2;
-  Piece pieces[kMaxPieces];
-  int count = 0;
-  int64_t panel_words = 0;  // padded, all pieces
-  int64_t k = 0;
-
-  template <class T>
-  void Add(const GemmSegment& segment, int64_t k0, int64_t len) {
-    pieces[count++] = {&segment, k0, len, panel_words};
-    panel_words += RoundUp(WordsOf<T>(len), kLanes);
-    k += len;
-  }
-};
-
-// Walks all segments in passes of at most about kPassK; a short last segment (a low-rank term)
-// rides along with the pass before it. Returns false when K is exhausted.
-struct Cursor {
-  size_t segment = 0;
-  int64_t k0 = 0;
-};
-template <class T>
-bool NextPass(std::span<const GemmSegment> segments, Cursor& at, Pass& pass) {
-  pass = Pass{};
-  while (at.segment < segments.size() && pass.count < Pass::kMaxPieces) {
-    const GemmSegment& s = segments[at.segment];
-    const int64_t left = s.k - at.k0;
-    if (pass.count > 0 && left > kPassK / 8) break;
-    // Equal shares rather than a short remainder.
-    const int64_t shares = (left + kPassK - 1) / kPassK;
-    const int64_t len =
-        shares <= 1 ? left : std::min(left, RoundUp((left + shares - 1) / shares, 64));
-    if (len > 0) pass.Add<T>(s, at.k0, len);
-    at.k0 += len;
-    if (at.k0 < s.k) break;
-    at = {at.segment + 1, 0};
-  }
-  return pass.count > 0;
-}
-
-struct TileGrid {
-  int64_t rows, cols;    // of a tile
-  int64_t down, across;  // tiles
-};
-
-// Depends on shapes alone. `wide`: keep tiles kTileCols wide.
-template <class T>
-TileGrid CutTiles(int64_t m, int64_t n, int64_t k, bool wide) {
-  constexpr int64_t R = kBlockRows<T>;
-  static_assert(kTileCols % kPanel == 0);
-  const int64_t blocks = (m + R - 1) / R, panels = (n + kPanel - 1) / kPanel;
-  int64_t br = std::min(blocks, std::max<int64_t>(1, kTileRows / R));
-  int64_t pc = std::min(panels, kTileCols / kPanel);
-  const auto work = [&] { return br * R * pc * kPanel * k; };
-  const auto tiles = [&] { return ((blocks + br - 1) / br) * ((panels + pc - 1) / pc); };
-  while ((br > 1 || (pc > 1 && !wide)) &&
-         (work() > kTileWork<T> || (tiles() < 12 && work() > kTileWork<T> / 16))) {
-    if (!wide && pc > 1 && (pc * kPanel >= 4 * br * R || br == 1))
-      pc = (pc + 1) / 2;
-    else
-      br = (br + 1) / 2;
-  }
-  const int64_t down = (blocks + br - 1) / br, across = (panels + pc - 1) / pc;
-  br = (blocks + down - 1) / down;
-  if (!wide) pc = (panels + across - 1) / across;
-  return {br * R, pc * kPanel, (blocks + br - 1) / br, (panels + pc - 1) / pc};
-}
-
-// C = acc + addend + bias, each where present.
-template <class Out>
-struct StoreEpilogue {
-  Out* out;
-  int64_t stride;
-  const float* addend;
-  int64_t addend_stride;
-  const float* bias;
-  void operator()(int64_t m, int64_t n, Vec v, int64_t left) const {
-    if (addend) v = v + LoadN(addend + m * addend_stride + n, left);
-    if (bias) v = v + LoadN(bias + n, left);
-    StoreN(out + m * stride + n, v, left);
-  }
-};
-
-template <class T>
-void PackPanels(Invocation& inv, const Pass& pass, int64_t n0, int64_t n, float* packed) {
-  const int64_t panels = (n + kPanel - 1) / kPanel;
-  const int64_t panel_floats = pass.panel_words * kPanel;
-  const int64_t group = std::max<int64_t>(1, (int64_t{32} << 10) / panel_floats);
-  const auto pack = [&](int64_t tile) {
-    const int64_t end = std::min(panels, (tile + 1) * group);
-    for (int64_t p = tile * group; p < end; ++p)
-      for (int i = 0; i < pass.count; ++i) {
-        const Piece& piece = pass.pieces[i];
-        PackB<T>(piece.segment->b, {.column = n0 + p * kPanel,
-                                    .columns = std::min<int64_t>(kPanel, n - p * kPanel),
-                                    .k0 = piece.k0,
-                                    .len = piece.len,
-                                    .dst = packed + p * panel_floats + piece.word0 * kPanel});
-      }
-  };
-  const int64_t tiles = (panels + group - 1) / group;
-  if (tiles == 1) return pack(0);
-  inv.ParallelFor(tiles, [&](int64_t tile, int) noexcept { pack(tile); });
-}
-
-template <class T>
-struct TileJob {
-  const GemmProblem& problem;
-  const Pass& pass;
-  TileGrid grid;
-  int64_t n0, n;  // this chunk's columns of C
-  const float* packed;
-
-  static size_t ScratchFloats(const TileGrid& grid) {
-    return static_cast<size_t>((grid.rows + kLanes) * kStrideA + grid.rows * grid.cols);
-  }
-
-  // Computes one tile; its rows leave through the epilogue, or stay in the returned block.
-  template <class Epilogue>
-  GemmBlock Run(int64_t tile, int worker, float* scratch, bool keep,
-                const Epilogue& epilogue) const {
-    constexpr int64_t R = kBlockRows<T>;
-    const int64_t m0 = tile % grid.down * grid.rows, c0 = tile / grid.down * grid.cols;
-    const int64_t rows = std::min(grid.rows, problem.m - m0), cols = std::min(grid.cols, n - c0);
-    float* const a = scratch;
-    float* const c = scratch + (grid.rows + kLanes) * kStrideA;
-    const int64_t panel_floats = pass.panel_words * kPanel;
-#if FUSELM_IS_AMX
-    [[maybe_unused]] const std::conditional_t<kTiles<T>, tmm::Tiles, int> tiles{};
-#endif
-    for (int i = 0; i < pass.count; ++i) {
-      const Piece& piece = pass.pieces[i];
-      const int64_t words = WordsOf<T>(piece.len);
-      const int64_t blocks = (words + kBlockWords - 1) / kBlockWords;
-      const int64_t block_words = RoundUp((words + blocks - 1) / blocks, kLanes);
-      for (int64_t w = 0; w < words; w += block_words) {
-        const int64_t count = std::min(block_words, words - w);
-        const int64_t k = w * kPerWord<T>;
-        PackA<T>(piece.segment->a, m0, rows, piece.k0 + k,
-                 std::min(count * kPerWord<T>, piece.len - k), a);
-        // rows the last block computes and drops: any value is right, denormals would be slow
-        for (int64_t r = rows; r < RoundUp(rows, R); ++r)
-          std::memset(a + r * kStrideA, 0, kStrideA * sizeof(float));
-        const bool last = i + 1 == pass.count && w + count == words;
-        for (int64_t p = 0; p < cols; p += kPanel) {
-          const float* b = packed + (c0 + p) / kPanel * panel_floats + (piece.word0 + w) * kPanel;
-          for (int64_t r = 0; r < rows; r += R) {
-            Micro<T>({.a = a + r * kStrideA,
-                      .b = b,
-                      .c = c + r * grid.cols + p,
-                      .stride = grid.cols,
-                      .words = count,
-                      .m = m0 + r,
-                      .rows = std::min(R, rows - r),
-                      .n = n0 + c0 + p,
-                      .cols = std::min<int64_t>(kPanel, cols - p),
-                      .load = i > 0 || w > 0,
-                      .last = last && !keep},
-                     epilogue);
-          }
-        }
-      }
-    }
-    return {c, grid.cols, m0, rows, n0 + c0, cols, worker};
-  }
-};
 
 template <class T, class Out>
 void RunTiles(Invocation& inv, const TileJob<T>& job, const StoreEpilogue<Out>& epilogue,
@@ -249,9 +64,63 @@ float* Grow(Invocation& inv, float*& buffer, size_t& floats, size_t wanted) {
   return buffer;
 }
 
+// The product in `slices` of K at once, each into a sum of its own.
+template <class T>
+void SlicedGemm(Invocation& inv, const GemmProblem& problem, int64_t slices, GemmBuffers& buffers) {
+  const GemmSegment& segment = problem.segments[0];
+  const GemmOutput& out = problem.out;
+  const int64_t m = problem.m, n = problem.n, words = WordsOf<T>(segment.k);
+  Pass whole;
+  whole.Add<T>(segment, 0, segment.k);
+  float* packed = Grow(inv, buffers.packed, buffers.packed_floats,
+                       static_cast<size_t>(RoundUp(n, kPanel) * whole.panel_words));
+  PackPanels<T>(inv, whole, 0, n, packed);
+
+  const int64_t slice = RoundUp((words + slices - 1) / slices, kLanes);
+  slices = (words + slice - 1) / slice;
+  float* sums =
+      Grow(inv, buffers.partial, buffers.partial_floats, static_cast<size_t>(slices * m * n));
+  const TileGrid grid =
+      CutTiles<T>(m, n, slice * kPerWord<T>, false, std::max<int64_t>(1, 12 / slices));
+  const int64_t tiles = grid.down * grid.across;
+  const size_t floats = TileJob<T>::ScratchFloats(grid);
+  inv.ReserveScratch(floats * sizeof(float));
+  inv.ParallelFor(slices * tiles, [&](int64_t tile, int worker) noexcept {
+    const int64_t s = tile / tiles, k0 = s * slice * kPerWord<T>;
+    Pass pass = whole;
+    pass.k = pass.pieces[0].len = std::min(slice * kPerWord<T>, segment.k - k0);
+    pass.pieces[0].k0 = k0;
+    pass.pieces[0].word0 = s * slice;
+    const TileJob<T> job{problem, pass, grid, 0, n, packed};
+    const StoreEpilogue<float> store{sums + s * m * n, n, nullptr, 0, nullptr};
+    job.Run(tile % tiles, worker, inv.Scratch<float>(worker, floats), false, store);
+  });
+
+  constexpr int64_t kGroup = 1 << 15;  // elements of C a tile joins
+  const int64_t rows = std::max<int64_t>(1, kGroup / n);
+  DispatchFloat(out.dtype, [&]<class Out>() {
+    const StoreEpilogue<Out> store{static_cast<Out*>(out.data), out.stride, out.addend,
+                                   out.addend_stride, out.bias};
+    inv.ParallelFor((m + rows - 1) / rows, [&](int64_t tile, int) noexcept {
+      const int64_t end = std::min(m, (tile + 1) * rows);
+      for (int64_t i = tile * rows; i < end; ++i)
+        for (int64_t j = 0; j < n; j += kLanes) {
+          const float* at = sums + i * n + j;
+          Vec sum = LoadN(at, n - j);
+          for (int64_t s = 1; s < slices; ++s) sum = sum + LoadN(at + s * m * n, n - j);
+          store(i, j, sum, n - j);
+        }
+    });
+  });
+}
+
 template <class T>
 void GemmOf(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   const GemmOutput& out = problem.out;
+  if (problem.segments.size() == 1 && !out.on_block) {
+    const int64_t slices = SlicesOfK<T>(problem.m, problem.n, problem.segments[0].k);
+    if (slices > 1) return SlicedGemm<T>(inv, problem, slices, buffers);
+  }
   Pass pass, next;
   int64_t widest = 0;
   for (Cursor at; NextPass<T>(problem.segments, at, pass);)
@@ -306,7 +175,76 @@ void GemmOf(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   }
 }
 
+// One product of a batch, on one thread; K in one pass.
+template <class T>
+void GemmAlone(const GemmProblem& problem, const Pass& pass, const TileGrid& grid, float* scratch) {
+  const GemmOutput& out = problem.out;
+  float* const packed = scratch + TileJob<T>::ScratchFloats(grid);
+  PackColumnsOf<T>(pass, 0, problem.n, packed);
+  const TileJob<T> job{problem, pass, grid, 0, problem.n, packed};
+  for (int64_t tile = 0; tile < grid.down * grid.across; ++tile)
+    DispatchFloat(out.dtype, [&]<class Out>() {
+      job.Run(tile, 0, scratch, false,
+              StoreEpilogue<Out>{static_cast<Out*>(out.data), out.stride, out.addend,
+                                 out.addend_stride, out.bias});
+    });
+}
+
+template <class T>
+void BatchOf(Invocation& inv, const GemmBatch& batch) {
+  const GemmProblem& one = batch.problem;
+  const GemmSegment& like = one.segments[0];
+  const int64_t work = one.m * one.n * std::max<int64_t>(like.k, 1);
+  // Large products are cut into tiles one by one; small ones share a tile with their neighbours.
+  const bool small = like.k > 0 && like.k <= kPassWordsDown && work <= kTileWork<T> / 2 &&
+                     (batch.count >= 8 || work <= kTileWork<T> / 64);
+  const auto at = [&](int64_t i, GemmSegment& segment) {
+    GemmProblem problem = one;
+    segment = like;
+    int64_t a = 0, b = 0;
+    batch.offsets(batch.context, i, a, b);
+    segment.a.data = static_cast<const T*>(like.a.data) + a;
+    segment.b.data = static_cast<const T*>(like.b.data) + b;
+    problem.out.data = static_cast<std::byte*>(one.out.data) +
+                       i * one.m * one.n * static_cast<int64_t>(ItemSize(one.out.dtype));
+    problem.segments = {&segment, 1};
+    return problem;
+  };
+  if (!small) {
+    GemmBuffers buffers;
+    for (int64_t i = 0; i < batch.count; ++i) {
+      GemmSegment segment;
+      const GemmProblem problem = at(i, segment);
+      GemmOf<T>(inv, problem, buffers);
+    }
+    return;
+  }
+  const TileGrid grid = CutTiles<T>(one.m, one.n, like.k, false, 1);
+  const size_t floats =
+      TileJob<T>::ScratchFloats(grid) +
+      static_cast<size_t>(RoundUp(one.n, kPanel) * RoundUp(WordsOf<T>(like.k), kLanes));
+  const int64_t group =
+      std::clamp<int64_t>(kTileWork<T> / 8 / work, 1, std::max<int64_t>(1, batch.count / 16));
+  inv.ReserveScratch(floats * sizeof(float));
+  inv.ParallelFor((batch.count + group - 1) / group, [&](int64_t tile, int worker) noexcept {
+    float* const scratch = inv.Scratch<float>(worker, floats);
+    const int64_t end = std::min(batch.count, (tile + 1) * group);
+    for (int64_t i = tile * group; i < end; ++i) {
+      GemmSegment segment;
+      const GemmProblem problem = at(i, segment);
+      Pass pass;
+      pass.Add<T>(segment, 0, segment.k);
+      GemmAlone<T>(problem, pass, grid, scratch);
+    }
+  });
+}
+
 }  // namespace
+
+void Gemm(Invocation& inv, const GemmBatch& batch) {
+  if (batch.count == 0 || batch.problem.m == 0 || batch.problem.n == 0) return;
+  DispatchFloat(batch.problem.dtype, [&]<class T>() { BatchOf<T>(inv, batch); });
+}
 
 void Gemm(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   if (problem.m == 0 || problem.n == 0) return;

@@ -36,8 +36,9 @@ struct GemmOperand {
   const void* data = nullptr;
   int64_t stride = 0;
   bool along_k = true;
-  // B only: packs a panel, `data` being its context; stride and along_k are then not read. Called
-  // from tiles (it may not throw), for panels in any order. Write it with PackAlongK or PackDownK.
+  // B only: packs a panel, `data` being its context; stride is then not read, and along_k says in
+  // which order panels are asked for. Called from tiles (it may not throw), for panels in any order
+  // and K in slices of whole words. Write it with PackAlongK or PackDownK.
   void (*pack)(const void* data, const GemmPanel& panel) = nullptr;
 };
 
@@ -75,6 +76,16 @@ struct GemmProblem {
   GemmOutput out;
 };
 
+// Products alike in everything but where their operands begin; C after C, densely. One segment, no
+// callback.
+struct GemmBatch {
+  GemmProblem problem;
+  int64_t count = 0;
+  // Elements from problem's A and B to those of product i. Called from tiles.
+  void (*offsets)(const void* context, int64_t i, int64_t& a, int64_t& b) = nullptr;
+  const void* context = nullptr;
+};
+
 // Workspace that several products of one command share; each call grows what is too small.
 struct GemmBuffers {
   float* packed = nullptr;
@@ -88,5 +99,6 @@ inline void Gemm(Invocation& inv, const GemmProblem& problem) {
   GemmBuffers buffers;
   Gemm(inv, problem, buffers);
 }
+void Gemm(Invocation& inv, const GemmBatch& batch);
 }  // namespace FUSELM_LEVEL_NS
 }  // namespace fuselm

@@ -15,6 +15,7 @@ namespace FUSELM_LEVEL_NS {
 
 struct MicroArgs {
   const float* a;
+  bool columns;  // a is a column block
   const float* b;
   float* c;  // kRows x kPanel floats (32 x 32 for tiles), `stride` floats a row
   int64_t stride;
@@ -25,7 +26,7 @@ struct MicroArgs {
 
 // kR rows in registers. Rows beyond args.rows are computed from whatever the A block holds there
 // and dropped.
-template <class T, int kR, class Epilogue>
+template <class T, int kR, bool kColumns, class Epilogue>
 [[gnu::noinline]] void MicroRows(const MicroArgs& g, const Epilogue& epilogue) {
   Vec acc[kR][kVecs];
   if (g.load) {
@@ -42,13 +43,13 @@ template <class T, int kR, class Epilogue>
   const float* a = g.a;
   const float* b = g.b;
 #pragma GCC unroll 1
-  for (int64_t w = 0; w < g.words; ++w, ++a, b += kPanel) {
+  for (int64_t w = 0; w < g.words; ++w, a += kColumns ? kStepA : 1, b += kPanel) {
     Vec bv[kVecs];
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) bv[j] = Load(b + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kR; ++i) {
-      const Vec av = Set(a[i * kStrideA]);
+      const Vec av = Set(a[i * (kColumns ? 1 : kStrideA)]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVecs; ++j) acc[i][j] = MulAdd<T>(acc[i][j], av, bv[j]);
     }
@@ -122,21 +123,18 @@ template <class Epilogue>
 }
 #endif
 
-// Rows of one block of the kernel that serves T at this level.
-template <class T>
-inline constexpr bool kTiles = FUSELM_IS_AMX && kPerWord<T> == 2;
-template <class T>
-inline constexpr int kBlockRows = kTiles<T> ? 32 : kRows;
-
 template <class T, class Epilogue>
 inline void Micro(const MicroArgs& g, const Epilogue& epilogue) {
 #if FUSELM_IS_AMX
   if constexpr (kTiles<T>) return MicroTiles(g, epilogue);
 #endif
   constexpr int kHalf = kRows > 8 ? 8 : (kRows + 1) / 2 + 1;
-  if (g.rows > kHalf) return MicroRows<T, kRows>(g, epilogue);
-  if (g.rows > 2) return MicroRows<T, kHalf>(g, epilogue);
-  MicroRows<T, 2>(g, epilogue);
+  const auto run = [&]<bool kColumns>() {
+    if (g.rows > kHalf) return MicroRows<T, kRows, kColumns>(g, epilogue);
+    if (g.rows > 2) return MicroRows<T, kHalf, kColumns>(g, epilogue);
+    MicroRows<T, 2, kColumns>(g, epilogue);
+  };
+  g.columns ? run.template operator()<true>() : run.template operator()<false>();
 }
 
 }  // namespace FUSELM_LEVEL_NS

@@ -2,9 +2,12 @@
 //
 //   A block  [rows][kStrideA]       a row's words of one K block; the constant row stride lets the
 //                                   kernel reach every row by displacement and spreads cache sets
+//   A block  [words][kStepA]        by columns: kRows neighbours for every word of K. For an A that
+//                                   runs down K (dW), which is then copied and never transposed
 //   B panel  [words][kPanel]        kPanel neighbouring columns for every word of K
 //
-// Both are padded with zeros to whole kLanes words, so kernels with wider K steps read zeros.
+// Those of rows and panels are padded with zeros to whole kLanes words, so kernels with wider K
+// steps read zeros.
 #pragma once
 
 #include <algorithm>
@@ -31,6 +34,20 @@ inline constexpr int64_t kBlockWords = 192;
 inline constexpr int64_t kStrideA = kBlockWords + 16;
 
 constexpr int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
+inline constexpr int64_t kStepA = RoundUp(kRows, kLanes);
+
+// Rows of one block of the kernel that serves T at this level.
+template <class T>
+inline constexpr bool kTiles = FUSELM_IS_AMX && kPerWord<T> == 2;
+template <class T>
+inline constexpr int kBlockRows = kTiles<T> ? 32 : kRows;
+
+// What `rows` of A take in either layout.
+template <class T>
+constexpr int64_t kFloatsA(int64_t rows) {
+  const int64_t by_rows = (RoundUp(rows, kBlockRows<T>) + kLanes) * kStrideA;
+  return std::max(by_rows, RoundUp(rows, kRows) / kRows * kBlockWords * kStepA);
+}
 
 // Rows [i0, i0 + rows) of an operand, elements [k0, k0 + len) of K, into dst[rows][kStrideA].
 // May write up to kLanes - 1 rows past the last.
@@ -58,6 +75,21 @@ void PackA(const GemmOperand& a, int64_t i0, int64_t rows, int64_t k0, int64_t l
       float* out = dst + r * kStrideA + k / kPerWord<T>;
       for (int i = 0; i < kLanes; ++i) Store(out + i * kStrideA, block[i]);
     }
+  }
+}
+
+// The same rows of an operand that runs down K, as column blocks: blocks of kRows rows,
+// kBlockWords * kStepA apart. Rows past the last are zeros.
+template <class T>
+void PackColumnsA(const GemmOperand& a, int64_t i0, int64_t rows, int64_t k0, int64_t len,
+                  float* dst) {
+  const T* data = static_cast<const T*>(a.data) + k0 * a.stride + i0;
+  for (int64_t k = 0; k < len; k += kPerWord<T>, dst += kStepA) {
+    const T* row = data + k * a.stride;
+    float* out = dst;
+    for (int64_t r = 0; r < rows; r += kRows, out += kBlockWords * kStepA)
+      for (int64_t i = 0; i < kStepA; i += kLanes)
+        Store(out + i, ColWords(row + r + i, a.stride, rows - r - i, len - k));
   }
 }
 
