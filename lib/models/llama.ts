@@ -10,6 +10,7 @@ import { Rotary } from '../nn/rotary.ts'
 import { attention } from '../ops/attention.ts'
 import { geglu } from '../ops/geglu.ts'
 import type { LinearOperand } from '../ops/linear.ts'
+import { linearGroup } from '../ops/linear_group.ts'
 import { swiglu } from '../ops/swiglu.ts'
 import { Device } from '../runtime/device.ts'
 import { ConfigError } from '../runtime/errors.ts'
@@ -66,9 +67,11 @@ class LlamaAttention extends Module {
     const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, this.#headDim])
     const rotated = (y: Tensor, norm: RmsNorm | null): Tensor =>
       this.#rotary.forward(norm === null ? heads(y) : norm.forward(heads(y)), { positions, length })
-    const q_BTHK = rotated(this.qProj.forward(x_BTD), this.qNorm)
-    const k_BTGK = rotated(this.kProj.forward(x_BTD), this.kNorm)
-    const v_BTGK = heads(this.vProj.forward(x_BTD))
+    const projections = [this.qProj.operand(), this.kProj.operand(), this.vProj.operand()] as const
+    const [q_BTD, k_BTD, v_BTD] = linearGroup(x_BTD, projections)
+    const q_BTHK = rotated(q_BTD, this.qNorm)
+    const k_BTGK = rotated(k_BTD, this.kNorm)
+    const v_BTGK = heads(v_BTD)
     const o_BTHK =
       layerCache?.attend(q_BTHK, k_BTGK, v_BTGK) ??
       attention(q_BTHK, k_BTGK, v_BTGK, { first, window: this.#window })
@@ -93,7 +96,7 @@ class LlamaMlp extends Module {
   }
 
   override forward(x: Tensor): Tensor {
-    const [gate, up] = [this.gateProj.forward(x), this.upProj.forward(x)]
+    const [gate, up] = linearGroup(x, [this.gateProj.operand(), this.upProj.operand()])
     const approximate = this.#approximate
     return this.downProj.forward(approximate === null ? swiglu(gate, up) : geglu(gate, up, { approximate }))
   }

@@ -36,7 +36,8 @@ function signatureOf({ name, inputs, outputs, attributes = [], group = [] }: OpD
   const parts = inputs.map(input)
   if (group.length > 0) parts.push(`...(${group.map(input).join(', ')})`)
   let text = `${name}(${parts.join(', ')})`
-  if (outputs.length > 0) text += ` -> (${outputs.map((d) => d.name + (d.saved ? '?' : '')).join(', ')})`
+  if (outputs.length > 0)
+    text += ` -> (${outputs.map((d) => d.name + (d.saved || d.optional ? '?' : '')).join(', ')})`
   if (attributes.length > 0) text += ` [${attributes.join(', ')}]`
   return text
 }
@@ -254,7 +255,7 @@ function runKernel(
   inputs: readonly (Tensor | null)[],
   attributes: readonly number[],
   groups: readonly (readonly (Tensor | null)[])[],
-  specs: readonly TensorSpec[],
+  specs: readonly (TensorSpec | null)[],
   records: boolean,
 ): readonly (Tensor | null)[] {
   const { inputs: defs, outputs: outputDefs, group: groupDefs = NONE } = op.definition
@@ -269,8 +270,8 @@ function runKernel(
   }
   try {
     for (let i = 0; i < outputDefs.length; i++) {
-      const wanted = records || outputDefs[i]?.saved !== true
-      const output = wanted ? allocate(queue, specs[i] as TensorSpec, kernel.code) : null
+      const wanted = records || outputDefs[i]?.saved !== true ? (specs[i] ?? null) : null
+      const output = wanted && allocate(queue, wanted, kernel.code)
       outputs.push(output)
       args.push(output)
     }

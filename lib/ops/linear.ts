@@ -6,7 +6,7 @@ import type { Tensor } from '../tensor/tensor.ts'
 import { addInto } from './add-into.ts'
 import { add } from './binary.ts'
 import { cast, copyInto } from './copy.ts'
-import { defineOp, shapeError, spec } from './define.ts'
+import { defineOp, type GradTarget, shapeError, spec } from './define.ts'
 import { type Int8Operand, linearInt8 } from './linear_int8.ts'
 import { matmul } from './matmul.ts'
 import { dequantizeInt8 } from './quantize_int8.ts'
@@ -77,6 +77,29 @@ export const linearDwOp = defineOp({
   flops: ([dy, x]) => 2 * size(dy.shape) * (x.shape.at(-1) ?? 0),
 })
 
+/** @internal dy W, by the kernel where there is one. */
+export function linearDx(dy: Tensor, weight: Tensor): Tensor {
+  return linearDxOp([dy, weight])[0]
+}
+
+/** @internal Gradients of weight and bias into their targets, null where one is not wanted. */
+export function linearGradients(
+  dy: Tensor,
+  x: Tensor,
+  dw: GradTarget | null,
+  dbias: GradTarget | null,
+): [dw: Tensor | null, dbias: Tensor | null] {
+  // the kernel has one `accumulate` for both; a bias without its weight, or beside one that was
+  // shared elsewhere, is summed apart
+  const together = dw !== null && dbias?.accumulate === dw.accumulate
+  if (dw !== null) linearDwOp([dy, x, dw.tensor, together ? dbias.tensor : null], [dw.accumulate])
+  if (dbias !== null && !together) {
+    const write = dbias.accumulate ? addInto : copyInto
+    write(dbias.tensor, sum(cast(rowsOf(dy), dbias.tensor.dtype), [0]))
+  }
+  return [dw?.tensor ?? null, dbias?.tensor ?? null]
+}
+
 export const linearOp = defineOp({
   name: 'linear',
   inputs: [
@@ -104,17 +127,15 @@ export const linearOp = defineOp({
   saves: ['x', 'weight'],
   vjp: ({ inputs: [x, weight, bias], grads: [dy], needs, gradTarget }) => {
     const dx = needs(0) ? linearDxOp([dy, weight])[0] : null
-    const dw = needs(1) ? gradTarget(1) : null
-    const dbias = bias !== null && needs(2) ? gradTarget(2) : null
-    // the kernel has one `accumulate` for both; a bias without its weight, or beside one that was
-    // shared elsewhere, is summed apart
-    const together = dw !== null && dbias?.accumulate === dw.accumulate
-    if (dw !== null) linearDwOp([dy, x, dw.tensor, together ? dbias.tensor : null], [dw.accumulate])
-    if (dbias !== null && !together) {
-      const write = dbias.accumulate ? addInto : copyInto
-      write(dbias.tensor, sum(cast(rowsOf(dy), dbias.tensor.dtype), [0]))
-    }
-    return [dx, dw?.tensor ?? null, dbias?.tensor ?? null]
+    return [
+      dx,
+      ...linearGradients(
+        dy,
+        x,
+        needs(1) ? gradTarget(1) : null,
+        bias !== null && needs(2) ? gradTarget(2) : null,
+      ),
+    ]
   },
   flops: ([x, weight]) => 2 * size(x.shape) * (weight.shape[0] ?? 0),
 })

@@ -109,9 +109,11 @@ export class OpNode extends GradNode implements Recomputed {
     const given: (Tensor | null)[] = []
     outputDefs.forEach((def, i) => {
       if (def.saved) return
-      const output = outputs[i] as Tensor
+      const output = outputs[i] ?? null
       const zeros = (): Tensor | null =>
-        def.sparse ? null : hooks.full(output.shape, 0, { dtype: output.dtype, device: output.device })
+        def.sparse || output === null
+          ? null
+          : hooks.full(output.shape, 0, { dtype: output.dtype, device: output.device })
       given.push(grads[i] ?? zeros())
     })
     const context = {

@@ -17,7 +17,7 @@ export function runReference(
   inputs: Tensors,
   attributes: readonly number[],
   groups: readonly Tensors[],
-  specs: readonly TensorSpec[],
+  specs: readonly (TensorSpec | null)[],
 ): Tensors {
   const { reference, differentiable, outputs: defs } = op.definition
   const run = (): Tensors => {
@@ -30,7 +30,8 @@ export function runReference(
     const made = differentiable === false ? noGrad(run) : run()
     return defs.map((def, i) => {
       const tensor = made[i] ?? null
-      const wanted = specs[i] as TensorSpec
+      const wanted = specs[i] ?? null
+      if (wanted === null) return null
       if (tensor === null) {
         if (def.saved) return null
         throw new ValueError(`${op.label}: its reference returned no ${def.name}`)
@@ -93,7 +94,7 @@ function referenceBackward(
   inputs: Tensors,
   attributes: readonly number[],
   groups: readonly Tensors[],
-  specs: readonly TensorSpec[],
+  specs: readonly (TensorSpec | null)[],
 ): Tensors {
   const forward = registeredOps().get(forwardName)
   if (forward === undefined) throw new ValueError(`${op.label}: there is no op '${forwardName}'`)

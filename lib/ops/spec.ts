@@ -42,6 +42,8 @@ export interface OutputDef {
   readonly name: string
   /** Made only when a gradient is needed, for `vjp`; `?` in the signature, and null otherwise. */
   readonly saved?: true
+  /** Absent when `infer` gives null for it; `?` in the signature. */
+  readonly optional?: true
   /** Often unused: `vjp` gets null for its gradient then, where others get zeros. */
   readonly sparse?: true
 }
@@ -58,20 +60,27 @@ export type InputTuple<I extends Inputs, T = Tensor> = {
 
 /** What an op call returns: saved outputs are null when no gradient is needed. */
 export type OutputTuple<O extends Outputs> = {
-  readonly [K in keyof O]: O[K] extends { readonly saved: true } ? Tensor | null : Tensor
+  readonly [K in keyof O]: O[K] extends { readonly saved: true } | { readonly optional: true }
+    ? Tensor | null
+    : Tensor
 }
 
 /** One `T` per output, saved ones included. */
-export type AllOutputs<O extends Outputs, T = Tensor> = { readonly [K in keyof O]: T }
+export type AllOutputs<O extends Outputs, T = Tensor> = {
+  readonly [K in keyof O]: O[K] extends { readonly optional: true } ? T | null : T
+}
 
-/** One gradient per output that is not `saved`; that of a `sparse` one may be null. */
+/** One gradient per output that is not `saved`; that of a `sparse` or absent one is null. */
 export type GradTuple<O extends Outputs> = O extends readonly [
   infer First extends OutputDef,
   ...infer Rest extends Outputs,
 ]
   ? First extends { readonly saved: true }
     ? GradTuple<Rest>
-    : readonly [First extends { readonly sparse: true } ? Tensor | null : Tensor, ...GradTuple<Rest>]
+    : readonly [
+        First extends { readonly sparse: true } | { readonly optional: true } ? Tensor | null : Tensor,
+        ...GradTuple<Rest>,
+      ]
   : O extends readonly []
     ? readonly []
     : readonly Tensor[]
@@ -128,7 +137,7 @@ export interface OpDefinition<
   /** A trailing group of inputs that repeats any number of times: `...(param!, grad)`. */
   readonly group?: G
   /**
-   * Output shapes and dtypes, one per output. Throws ShapeError for inputs that do not fit; never
+   * Output shapes and dtypes, one per output (null for an absent optional one). Throws ShapeError for inputs that do not fit; never
    * looks at data. `groups` are the repeats of `group`.
    */
   infer(

@@ -4,11 +4,21 @@
 
 #include <algorithm>
 
+#include "native/cpu/gemm/gemv.h"
 #include "native/cpu/gemm/tiles.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
+
+template <class T, class Out>
+void RunColumns(Invocation& inv, const TileJob<T>& job, const ColumnsEpilogue<Out>& epilogue) {
+  const size_t floats = TileJob<T>::ScratchFloats(job.grid);
+  inv.ReserveScratch(floats * sizeof(float));
+  inv.ParallelFor(job.grid.down * job.grid.across, [&](int64_t tile, int worker) noexcept {
+    job.Run(tile, worker, inv.Scratch<float>(worker, floats), false, epilogue);
+  });
+}
 
 template <class T, class Out>
 void RunTiles(Invocation& inv, const TileJob<T>& job, const StoreEpilogue<Out>& epilogue,
@@ -40,6 +50,14 @@ void EmptySum(Invocation& inv, const GemmProblem& problem) {
     const StoreEpilogue<Out> store{data, stride, out.addend, out.addend_stride, out.bias};
     for (int64_t j = n0; j < n0 + n; j += kLanes) store(m, j, Zero(), n0 + n - j);
   };
+  if (!out.columns.empty()) {
+    for (int64_t m = 0; m < problem.m; ++m)
+      DispatchFloat(out.dtype, [&]<class Out>() {
+        const ColumnsEpilogue<Out> store{out.columns};
+        for (int64_t j = 0; j < problem.n; j += kLanes) store(m, j, Zero(), problem.n - j);
+      });
+    return;
+  }
   if (!out.on_block) {
     for (int64_t m = 0; m < problem.m; ++m)
       DispatchFloat(out.dtype, [&]<class Out>() {
@@ -54,6 +72,12 @@ void EmptySum(Invocation& inv, const GemmProblem& problem) {
       out.on_block(out.context,
                    {row + n, problem.n, m, 1, n, std::min(kTileCols, problem.n - n), 0});
   }
+}
+
+bool HasK(const GemmProblem& problem) {
+  for (const GemmSegment& s : problem.segments)
+    if (s.k > 0) return true;
+  return false;
 }
 
 float* Grow(Invocation& inv, float*& buffer, size_t& floats, size_t wanted) {
@@ -117,7 +141,14 @@ void SlicedGemm(Invocation& inv, const GemmProblem& problem, int64_t slices, Gem
 template <class T>
 void GemmOf(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   const GemmOutput& out = problem.out;
-  if (problem.segments.size() == 1 && !out.on_block) {
+  if (IsGemv(problem) && HasK(problem))
+    return DispatchFloat(out.dtype, [&]<class Out>() {
+      Gemv<T>(inv, problem,
+              StoreEpilogue<Out>{static_cast<Out*>(out.data), out.stride, out.addend,
+                                 out.addend_stride, out.bias});
+    });
+  const bool plain = !out.on_block && out.columns.empty();
+  if (problem.segments.size() == 1 && plain) {
     const int64_t slices = SlicesOfK<T>(problem.m, problem.n, problem.segments[0].k);
     if (slices > 1) return SlicedGemm<T>(inv, problem, slices, buffers);
   }
@@ -133,7 +164,7 @@ void GemmOf(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
   // Sums between passes live in C itself when it is f32.
   float* partial = nullptr;
   int64_t partial_stride = problem.n;
-  if (more && !out.on_block && out.dtype == DType::kF32) {
+  if (more && plain && out.dtype == DType::kF32) {
     partial = static_cast<float*>(out.data);
     partial_stride = out.stride;
   } else if (more) {
@@ -160,9 +191,14 @@ void GemmOf(Invocation& inv, const GemmProblem& problem, GemmBuffers& buffers) {
         RunTiles<T, Out>(inv, job, {data, stride, addend, addend_stride, bias},
                          keep ? &out : nullptr);
       };
-      if (more)
+      if (more) {
         run(partial, partial_stride, nullptr);
-      else if (keep || out.dtype == DType::kF32)
+      } else if (!out.columns.empty()) {
+        DispatchFloat(out.dtype, [&]<class Out>() {
+          const ColumnsEpilogue<Out> store{out.columns, addend, addend_stride};
+          RunColumns<T, Out>(inv, job, store);
+        });
+      } else if (keep || out.dtype == DType::kF32)
         run(static_cast<float*>(out.data), out.stride, out.bias);
       else
         run(static_cast<bf16*>(out.data), out.stride, out.bias);

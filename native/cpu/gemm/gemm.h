@@ -54,6 +54,15 @@ struct GemmBlock {
   int worker;
 };
 
+// A stretch of C's columns that is an output of its own: columns [begin, end) go to
+// data[m * stride + column - begin], with a bias of end - begin elements or none.
+struct GemmColumns {
+  int64_t begin, end;
+  void* data;
+  int64_t stride;
+  const float* bias;
+};
+
 struct GemmOutput {
   void* data = nullptr;  // [m, n], `stride` elements a row
   int64_t stride = 0;
@@ -61,6 +70,9 @@ struct GemmOutput {
   const float* addend = nullptr;  // [m, n] added to C; may be `data` itself (f32)
   int64_t addend_stride = 0;
   const float* bias = nullptr;  // [n]
+  // When not empty, where C goes in place of `data`, `addend` and `bias`: stretches that cover its
+  // columns in order.
+  std::span<const GemmColumns> columns = {};
   // When set, called (noexcept) for every block, addend and bias included, in place of storing to
   // `data`. Blocks are kGemmBlockColumns wide and start at its multiples (the last may be
   // narrower).

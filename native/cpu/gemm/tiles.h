@@ -170,6 +170,39 @@ void PackPanels(Invocation& inv, const Pass& pass, int64_t n0, int64_t n, float*
   }
 }
 
+// C in stretches of columns.
+template <class Out>
+struct ColumnsEpilogue {
+  std::span<const GemmColumns> columns;
+  const float* partial = nullptr;  // sums of earlier passes, [m, n]
+  int64_t partial_stride = 0;
+  void operator()(int64_t m, int64_t n, Vec v, int64_t left) const {
+    if (partial) v = v + LoadN(partial + m * partial_stride + n, left);
+    const GemmColumns* c = columns.data();
+    while (n >= c->end) ++c;
+    if (n + std::min<int64_t>(left, kLanes) <= c->end) return StoreTo(*c, m, n, v, left);
+    float lanes[kLanes];  // the vector lies across a border
+    Store(lanes, v);
+    for (int64_t i = 0; i < std::min<int64_t>(left, kLanes); ++i) {
+      while (n + i >= c->end) ++c;
+      StoreTo(*c, m, n + i, Set(lanes[i]), 1);
+    }
+  }
+
+ private:
+  static void StoreTo(const GemmColumns& c, int64_t m, int64_t n, Vec v, int64_t left) {
+    if (c.bias) v = v + LoadN(c.bias + n - c.begin, left);
+    StoreN(static_cast<Out*>(c.data) + m * c.stride + n - c.begin, v, left);
+  }
+};
+
+template <class T>
+inline void PrefetchRow(const T* row, int64_t n) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < n + kLine - 1; i += kLine)
+    __builtin_prefetch(row + std::min(i, n - 1), 0, 2);
+}
+
 template <class T>
 struct TileJob {
   const GemmProblem& problem;
@@ -215,9 +248,19 @@ struct TileJob {
         for (int64_t r = rows; !columns && r < RoundUp(rows, R); ++r)
           std::memset(a + r * kStrideA, 0, kStrideA * sizeof(float));
         const bool last = i + 1 == pass.count && w + count == words;
+        // The next block's rows of a K that runs down lie too far apart for the machine's own
+        // prefetching; they are fetched a few per kernel call.
+        const int64_t next = piece.k0 + (w + count) * kPerWord<T>;
+        int64_t ahead = columns ? next : 0;
+        const int64_t ahead_end =
+            columns ? std::min(next + block_words * kPerWord<T>, piece.k0 + piece.len) : 0;
+        const int64_t calls = ((rows + R - 1) / R) * ((cols + kPanel - 1) / kPanel);
+        const int64_t per_call = (ahead_end - ahead + calls - 1) / calls;
         for (int64_t p = 0; p < cols; p += kPanel) {
           const float* b = packed + (c0 + p) / kPanel * panel_floats + (piece.word0 + w) * kPanel;
           for (int64_t r = 0; r < rows; r += R) {
+            for (const int64_t end = std::min(ahead + per_call, ahead_end); ahead < end; ++ahead)
+              PrefetchRow(static_cast<const T*>(from.data) + ahead * from.stride + m0, rows);
             Micro<T>({.a = a + r / R * block_stride,
                       .columns = columns,
                       .b = b,
