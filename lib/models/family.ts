@@ -51,3 +51,20 @@ export function familyOf(modelType: unknown): ModelFamily {
 export function snakeCasePath(path: string): string {
   return path.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
 }
+
+/**
+ * An untrained model of a family.
+ * @param modelType Hugging Face's name of the architecture
+ * @param config its keys of config.json, in camelCase
+ * @throws ConfigError naming an architecture or key that is not known or cannot be
+ */
+export function createModel(
+  modelType: string,
+  config: Readonly<Record<string, unknown>>,
+  options: ModelOptions = {},
+): CausalLm {
+  const json = Object.entries(config)
+    .filter(([, value]) => value !== undefined && value !== null)
+    .map(([key, value]) => [snakeCasePath(key), value] as const)
+  return familyOf(modelType).create(new Map([['model_type', modelType], ...json]), options)
+}

@@ -88,6 +88,20 @@ export async function loadModel(folder: string, options: Omit<ModelOptions, 'see
   }
 }
 
+/**
+ * Overwrites a model's weights with those of a folder that {@link saveModel} wrote for one of its shape.
+ * @throws FormatError naming file and tensor
+ */
+export async function loadModelInto(model: CausalLm, folder: string): Promise<void> {
+  const family = familyOf(model.modelType)
+  const file = await SafetensorsFile.open(join(folder, WEIGHTS))
+  try {
+    await loadWeights(file, family.weights(model), fileNames(file, family))
+  } finally {
+    await file.close()
+  }
+}
+
 async function readConfig(path: string): Promise<ReadonlyMap<string, unknown>> {
   let json: unknown
   try {

@@ -76,6 +76,13 @@ export class IncompleteGradientError extends FuselmError {
   }
 }
 
+/** Training came to losses or gradients that are no numbers, step after step. */
+export class DivergedError extends FuselmError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_DIVERGED', message, options)
+  }
+}
+
 /** The owner of the work was cancelled. Has the name and code of Node's own aborts. */
 export class AbortError extends FuselmError {
   constructor(message = 'The operation was aborted', options?: ErrorOptions) {

@@ -1,0 +1,190 @@
+// Checkpoint folders: `checkpoint-N` below an output folder, each there whole or not at all. One is
+// written under another name, synced, renamed; only then may an older one go. What a killed process
+// leaves half done begins with a dot and is cleared by the next owner of the folder.
+
+import { randomBytes } from 'node:crypto'
+import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { ConfigError, FormatError } from '../runtime/errors.ts'
+import { writeAtomic } from './safetensors-write.ts'
+
+const NAME = /^checkpoint-(\d+)$/
+const PARTIAL = /^\.(?:checkpoint-\d+|.+)\.[0-9a-f]{12}\.(?:tmp|old)$/
+const MANIFEST = 'manifest.json'
+const LOCK = '.lock'
+
+async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
+
+/** When a process began, so that a number used again is not taken for it; empty where there is none. */
+async function processStart(pid: number): Promise<string> {
+  try {
+    const text = await readFile(`/proc/${pid}/stat`, 'utf8')
+    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+  } catch {
+    return '' // it is gone
+  }
+}
+
+/** The checkpoints of one training run. One process at a time has the folder. */
+export class CheckpointFolder {
+  readonly path: string
+  readonly #lock: FileHandle
+
+  private constructor(path: string, lock: FileHandle) {
+    this.path = path
+    this.#lock = lock
+  }
+
+  /**
+   * Takes the folder, making it where it is missing.
+   * @throws ConfigError when another process that is alive has it
+   */
+  static async open(path: string): Promise<CheckpointFolder> {
+    await mkdir(path, { recursive: true })
+    const lock = await acquire(join(path, LOCK), path)
+    try {
+      for (const name of await readdir(path)) {
+        if (PARTIAL.test(name)) await rm(join(path, name), { recursive: true, force: true })
+      }
+      return new CheckpointFolder(path, lock)
+    } catch (error) {
+      await lock.close()
+      throw error
+    }
+  }
+
+  /** Steps of the complete checkpoints, ascending. */
+  async steps(): Promise<number[]> {
+    const found: number[] = []
+    for (const name of await readdir(this.path)) {
+      const match = NAME.exec(name)
+      if (match !== null && (await isComplete(join(this.path, name)))) found.push(Number(match[1]))
+    }
+    return found.sort((a, b) => a - b)
+  }
+
+  folderOf(step: number): string {
+    return join(this.path, `checkpoint-${step}`)
+  }
+
+  /**
+   * Writes a checkpoint; `write` fills the folder it is given with plain files. One of the same step that
+   * is whole stays: a run that repeats has nothing new to say.
+   * @throws what `write` or the file system throws; nothing is changed then
+   */
+  async save(step: number, write: (folder: string) => Promise<void>): Promise<string> {
+    const final = this.folderOf(step)
+    if (await isComplete(final)) return final
+    const suffix = randomBytes(6).toString('hex')
+    const temporary = join(this.path, `.checkpoint-${step}.${suffix}.tmp`)
+    await mkdir(temporary)
+    try {
+      await write(temporary)
+      const files: Record<string, number> = {}
+      for (const name of (await readdir(temporary)).sort()) {
+        const file = await open(join(temporary, name), 'r')
+        try {
+          await file.sync()
+          files[name] = (await file.stat()).size
+        } finally {
+          await file.close()
+        }
+      }
+      const manifest = new TextEncoder().encode(`${JSON.stringify({ step, files }, null, 2)}\n`)
+      await writeAtomic(join(temporary, MANIFEST), (bytes) => bytes(manifest))
+      await syncFolder(temporary)
+      // only one that is not whole is in the way: `save` leaves a whole one alone
+      await rm(final, { recursive: true, force: true })
+      await rename(temporary, final)
+      await syncFolder(this.path)
+      return final
+    } catch (error) {
+      await rm(temporary, { recursive: true, force: true }).catch(() => undefined) // the first error counts
+      throw error
+    }
+  }
+
+  /** Deletes a checkpoint; it is gone at once, however long the deletion takes. */
+  async remove(step: number): Promise<void> {
+    const old = join(this.path, `.checkpoint-${step}.${randomBytes(6).toString('hex')}.old`)
+    await rename(this.folderOf(step), old)
+    await rm(old, { recursive: true })
+  }
+
+  /** Leaves the folder to others. */
+  async close(): Promise<void> {
+    await unlink(join(this.path, LOCK)).catch(() => undefined) // another may have cleared it
+    await this.#lock.close()
+  }
+}
+
+async function acquire(path: string, folder: string): Promise<FileHandle> {
+  for (;;) {
+    try {
+      const file = await open(path, 'wx')
+      await file.writeFile(`${process.pid} ${await processStart(process.pid)}\n`)
+      return file
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    }
+    const text = (await readFile(path, 'utf8').catch(() => '')).trim()
+    const [pid = '', start = ''] = text.split(' ')
+    const alive = pid !== '' && (await processStart(Number(pid))) === start
+    if (alive) {
+      throw new ConfigError(
+        `${folder}: another trainer (process ${pid}) writes here; give each run a folder of its own`,
+      )
+    }
+    // Of a process that is gone. Another may be clearing it, too: what was taken away must be that one.
+    const aside = `${path}.${randomBytes(6).toString('hex')}.old`
+    const taken = await rename(path, aside).then(
+      () => true,
+      () => false,
+    )
+    if (!taken) continue
+    if ((await readFile(aside, 'utf8')).trim() === text) await unlink(aside)
+    else await rename(aside, path)
+  }
+}
+
+/** Whether every file that the manifest names is there in full. */
+async function isComplete(folder: string): Promise<boolean> {
+  try {
+    const { files } = JSON.parse(await readFile(join(folder, MANIFEST), 'utf8')) as {
+      files: Record<string, number>
+    }
+    for (const [name, size] of Object.entries(files)) {
+      if ((await stat(join(folder, name))).size !== size) return false
+    }
+    return true
+  } catch {
+    return false // what cannot be read was not finished, or is no checkpoint of ours
+  }
+}
+
+/**
+ * Reads a JSON object.
+ * @throws FormatError naming the file
+ */
+export async function readJsonObject(path: string): Promise<Record<string, unknown>> {
+  const text = await readFile(path, 'utf8')
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch (error) {
+    throw new FormatError(`${path}: expected JSON, found ${(error as Error).message.slice(0, 100)}`)
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw new FormatError(
+      `${path}: expected an object, found ${Array.isArray(value) ? 'a list' : String(value)}`,
+    )
+  }
+  return value as Record<string, unknown>
+}

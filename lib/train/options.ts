@@ -1,0 +1,249 @@
+// What a training run is told, with its defaults; what of it a resumed run may change.
+
+import type { TextDataset } from '../data/dataset.ts'
+import type { Decay } from '../optim/schedule.ts'
+import { ConfigError } from '../runtime/errors.ts'
+import { checkInteger, checkOptions } from '../runtime/options.ts'
+
+export interface TrainerOptions {
+  readonly train: TextDataset
+  /** Judged every `evalEvery` steps and at the end. */
+  readonly validation?: TextDataset | null
+  /** Folder of the run: checkpoints, metrics and, at the end, the model. */
+  readonly out: string
+  /** Rows of a micro-batch. Default 8. */
+  readonly batchSize?: number
+  /** Micro-batches of a step. Default 1. */
+  readonly accumulate?: number
+  /** Optimizer steps in all. One of `steps`, `epochs` and `minutes`. */
+  readonly steps?: number
+  /** Times through the training rows. */
+  readonly epochs?: number
+  /** About how long: the number of steps is fixed from the speed of the first ones, and saved. */
+  readonly minutes?: number
+  readonly optimizer?: OptimizerOptions
+  readonly schedule?: TrainerSchedule
+  /** Largest norm of all gradients together; 0 is no clipping. Default 1. */
+  readonly clipNorm?: number
+  /** Probability of dropout, in [0, 1). Default 0. */
+  readonly dropout?: number
+  /** Layers whose activations are computed again in backward: true, or one of every n. Default false. */
+  readonly recompute?: boolean | number
+  /** Of dropout. (The order of rows is the dataset's.) Default 0. */
+  readonly seed?: number
+  /** Steps between checkpoints; 0 is none but the last. Default 200. */
+  readonly saveEvery?: number
+  /** Steps between evaluations; 0 is one at the end. Default 200. */
+  readonly evalEvery?: number
+  /** Most rows of an evaluation. Default all. */
+  readonly evalRows?: number
+  /** Checkpoints kept besides the best. Default 2. */
+  readonly keepLast?: number
+  /** Keeps the checkpoint of the lowest validation loss. Default false. */
+  readonly keepBest?: boolean
+  /** Stops after so many evaluations without a new lowest loss. Default none. */
+  readonly earlyStopping?: { readonly patience: number } | null
+  /** Continued after each evaluation, where the model has a tokenizer. */
+  readonly samplePrompts?: readonly string[]
+  /** Steps in a row without finite gradients before the run gives up. Default 10. */
+  readonly maxSkipped?: number
+  /** Goes on from the newest complete checkpoint in `out`, where there is one. Default false. */
+  readonly resume?: boolean
+  /** Clears an earlier run from `out`. Default false: a folder in use is refused. */
+  readonly overwrite?: boolean
+}
+
+export interface OptimizerOptions {
+  /** Default 3e-4. */
+  readonly learningRate?: number
+  /** Default 0.01. */
+  readonly weightDecay?: number
+  /** Default [0.9, 0.95]. */
+  readonly betas?: readonly [number, number]
+  /** Default 1e-8. */
+  readonly eps?: number
+}
+
+export interface TrainerSchedule {
+  /** Steps of rise. Default a twentieth of all, at most 100; 20 with `minutes`. */
+  readonly warmup?: number
+  /** Default `cosine`. */
+  readonly decay?: Decay
+  /** Share of the peak at the end. Default 0.1. */
+  readonly floor?: number
+}
+
+/** Options with defaults filled in. `steps` is null until `minutes` has been measured. */
+export interface TrainerSettings
+  extends Required<Omit<TrainerOptions, 'steps' | 'epochs' | 'minutes' | 'schedule'>> {
+  readonly optimizer: Required<OptimizerOptions>
+  /** `warmup` null: by the number of steps. */
+  readonly schedule: Required<Omit<TrainerSchedule, 'warmup'>> & { readonly warmup: number | null }
+  readonly steps: number | null
+  readonly minutes: number | null
+}
+
+const OPTIONS: readonly (keyof TrainerOptions)[] = [
+  'train',
+  'validation',
+  'out',
+  'batchSize',
+  'accumulate',
+  'steps',
+  'epochs',
+  'minutes',
+  'optimizer',
+  'schedule',
+  'clipNorm',
+  'dropout',
+  'recompute',
+  'seed',
+  'saveEvery',
+  'evalEvery',
+  'evalRows',
+  'keepLast',
+  'keepBest',
+  'earlyStopping',
+  'samplePrompts',
+  'maxSkipped',
+  'resume',
+  'overwrite',
+]
+const MANY = 2 ** 31 - 1
+
+/** Steps whose speed decides how many `minutes` make. */
+export const MEASURED_STEPS = 20
+
+/** @throws ConfigError, ValueError naming the option */
+export function completeOptions(options: TrainerOptions): TrainerSettings {
+  const where = 'Trainer'
+  checkOptions(where, options, OPTIONS)
+  const integer = (name: keyof TrainerOptions, fallback: number, min: number): number =>
+    checkInteger(where, name, options[name] ?? fallback, min, MANY)
+  checkOptions(`${where}: optimizer`, options.optimizer, ['learningRate', 'weightDecay', 'betas', 'eps'])
+  checkOptions(`${where}: schedule`, options.schedule, ['warmup', 'decay', 'floor'])
+  checkOptions(`${where}: earlyStopping`, options.earlyStopping ?? undefined, ['patience'])
+
+  const lengths = [options.steps, options.epochs, options.minutes].filter((value) => value !== undefined)
+  if (lengths.length !== 1) {
+    throw new ConfigError(
+      `${where}: give one of steps, epochs and minutes, received ${lengths.length} of them`,
+    )
+  }
+  const batchSize = integer('batchSize', 8, 1)
+  const accumulate = integer('accumulate', 1, 1)
+  let steps: number | null = null
+  if (options.steps !== undefined) steps = integer('steps', 0, 1)
+  if (options.epochs !== undefined) {
+    const { epochs } = options
+    if (!(epochs > 0 && Number.isFinite(epochs))) {
+      throw new ConfigError(`${where}: epochs must be a number above 0, received ${epochs}`)
+    }
+    steps = Math.max(1, Math.ceil((epochs * options.train.rows) / (batchSize * accumulate)))
+  }
+  const minutes = options.minutes ?? null
+  if (minutes !== null && !(minutes > 0 && Number.isFinite(minutes))) {
+    throw new ConfigError(`${where}: minutes must be a number above 0, received ${minutes}`)
+  }
+  const dropout = options.dropout ?? 0
+  if (!(dropout >= 0 && dropout < 1)) {
+    throw new ConfigError(`${where}: dropout must be in [0, 1), received ${dropout}`)
+  }
+  if (options.earlyStopping != null) {
+    checkInteger(where, 'earlyStopping.patience', options.earlyStopping.patience, 1, MANY)
+    if (options.validation == null) throw new ConfigError(`${where}: earlyStopping needs a validation set`)
+  }
+  if (options.keepBest && options.validation == null) {
+    throw new ConfigError(`${where}: keepBest needs a validation set`)
+  }
+  if (typeof options.out !== 'string' || options.out === '') {
+    throw new ConfigError(`${where}: out must name a folder, received ${JSON.stringify(options.out)}`)
+  }
+  if (options.resume && options.overwrite) {
+    throw new ConfigError(`${where}: resume and overwrite exclude each other`)
+  }
+  const { learningRate = 3e-4, weightDecay = 0.01, betas = [0.9, 0.95], eps = 1e-8 } = options.optimizer ?? {}
+  const { warmup = null, decay = 'cosine', floor = 0.1 } = options.schedule ?? {}
+  if (minutes !== null && warmup !== null && warmup < MEASURED_STEPS) {
+    // the rates of measured steps may not depend on how many follow
+    throw new ConfigError(
+      `${where}: with minutes, schedule.warmup must be at least ${MEASURED_STEPS}, received ${warmup}`,
+    )
+  }
+  return {
+    train: options.train,
+    validation: options.validation ?? null,
+    out: options.out,
+    batchSize,
+    accumulate,
+    steps,
+    minutes,
+    optimizer: { learningRate, weightDecay, betas, eps },
+    schedule: { warmup, decay, floor },
+    clipNorm: options.clipNorm ?? 1,
+    dropout,
+    recompute: options.recompute ?? false,
+    seed: integer('seed', 0, 0),
+    saveEvery: integer('saveEvery', 200, 0),
+    evalEvery: integer('evalEvery', 200, 0),
+    evalRows: integer('evalRows', MANY, 1),
+    keepLast: integer('keepLast', 2, 1),
+    keepBest: options.keepBest ?? false,
+    earlyStopping: options.earlyStopping ?? null,
+    samplePrompts: options.samplePrompts ?? [],
+    maxSkipped: integer('maxSkipped', 10, 1),
+    resume: options.resume ?? false,
+    overwrite: options.overwrite ?? false,
+  }
+}
+
+/** Steps of warm-up when nobody says; `steps` is null while `minutes` are not measured yet. */
+export function defaultWarmup(steps: number | null): number {
+  return steps === null ? MEASURED_STEPS : Math.max(1, Math.min(100, Math.ceil(steps / 20)))
+}
+
+/** What decides the numbers of a run, as plain data: a resumed run must say the same. */
+export function fingerprint(
+  settings: TrainerSettings,
+  parameters: readonly string[],
+): Record<string, unknown> {
+  const { train, batchSize, accumulate, optimizer, schedule, clipNorm, dropout, seed, minutes } = settings
+  return {
+    batchSize,
+    accumulate,
+    contextLength: train.contextLength,
+    trainTokens: train.tokens,
+    trainRows: train.rows,
+    learningRate: optimizer.learningRate,
+    weightDecay: optimizer.weightDecay,
+    betas: [...optimizer.betas],
+    eps: optimizer.eps,
+    warmup: schedule.warmup,
+    decay: schedule.decay,
+    floor: schedule.floor,
+    clipNorm,
+    dropout,
+    seed,
+    minutes,
+    parameters: parameters.length,
+    parameterNames: parameters.slice(0, 3),
+  }
+}
+
+/**
+ * Names what differs between the run that was saved and the one that would go on.
+ * @throws ConfigError
+ */
+export function checkSameRun(
+  saved: Readonly<Record<string, unknown>>,
+  now: Readonly<Record<string, unknown>>,
+): void {
+  const names = [...new Set([...Object.keys(saved), ...Object.keys(now)])]
+  const differences = names
+    .filter((name) => JSON.stringify(saved[name]) !== JSON.stringify(now[name]))
+    .map((name) => `${name} was ${JSON.stringify(saved[name])} and is ${JSON.stringify(now[name])}`)
+  if (differences.length === 0) return
+  throw new ConfigError(
+    `Trainer: the run in this folder had other options: ${differences.join('; ')}. Only steps and epochs may grow.`,
+  )
+}

@@ -1,0 +1,344 @@
+// A run from its first step, or the one it left off at, to its end. JavaScript only enqueues: while step N
+// runs, the numbers of step N-1 come up.
+
+import { readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { Batch } from '../data/rows.ts'
+import { CheckpointFolder, readJsonObject } from '../io/checkpoints.ts'
+import { writeAtomic } from '../io/safetensors-write.ts'
+import type { CausalLm } from '../models/causal-lm.ts'
+import { DropoutKeys } from '../nn/dropout.ts'
+import { AdamW } from '../optim/adam-w.ts'
+import { schedule } from '../optim/schedule.ts'
+import { ConfigError, DivergedError } from '../runtime/errors.ts'
+import type { TrainerEvent } from './events.ts'
+import { MetricsLog } from './metrics.ts'
+import { checkSameRun, defaultWarmup, fingerprint, MEASURED_STEPS, type TrainerSettings } from './options.ts'
+import { loadOptimizer, loadState, type RunState, saveState } from './state.ts'
+import { enqueueStep, evaluate, type StepValues } from './step.ts'
+
+/** What is trained, and how it is kept. */
+export interface TrainTarget {
+  readonly model: CausalLm
+  /** Writes the model as a folder. */
+  save(folder: string): Promise<void>
+  /** Puts the weights of such a folder into the model. */
+  restore(folder: string): Promise<void>
+  /** Continues a prompt. */
+  sample?(prompt: string): Promise<string>
+}
+
+const PLAN = 'plan.json'
+const OURS =
+  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|config\.json|model\.safetensors|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|trainer_state\.json)$/
+
+const FRESH = { metricsLength: 0, finished: false }
+
+interface Pending {
+  readonly step: number
+  readonly learningRate: number
+  readonly tokens: number
+  readonly values: Promise<StepValues>
+}
+
+export class Run {
+  readonly #target: TrainTarget
+  readonly #settings: TrainerSettings
+  readonly #emit: (event: TrainerEvent) => void
+  readonly #optimizer: AdamW
+  readonly #identity: Record<string, unknown>
+  #steps: number
+  #step = 0
+  #best: RunState['best'] = null
+  #evaluationsSinceBest = 0
+  #skippedInRow = 0
+  #stopping = false
+  #lastDone = 0
+  #speed = 0
+
+  constructor(target: TrainTarget, settings: TrainerSettings, emit: (event: TrainerEvent) => void) {
+    const trainable = [...target.model.namedParameters()].filter(([, { requiresGrad }]) => requiresGrad)
+    if (trainable.length === 0) throw new ConfigError('Trainer: nothing in the model is trainable')
+    const { learningRate, weightDecay, betas, eps } = settings.optimizer
+    const { clipNorm } = settings
+    this.#target = target
+    this.#settings = settings
+    this.#emit = emit
+    this.#optimizer = new AdamW({ parameters: trainable, learningRate, weightDecay, betas, eps, clipNorm })
+    this.#identity = fingerprint(
+      settings,
+      trainable.map(([name]) => name),
+    )
+    this.#steps = settings.steps ?? 0
+  }
+
+  /** Ends after the step that runs, with a checkpoint. */
+  stop(): void {
+    this.#stopping = true
+  }
+
+  async run(): Promise<void> {
+    try {
+      const folder = await CheckpointFolder.open(this.#settings.out)
+      try {
+        await this.#runIn(folder)
+      } finally {
+        await folder.close()
+      }
+    } finally {
+      this.#optimizer.dispose()
+    }
+  }
+
+  async #runIn(folder: CheckpointFolder): Promise<void> {
+    const { out, resume, overwrite } = this.#settings
+    if (overwrite) await clear(out)
+    else if (!resume) await refuseUsed(out)
+    const { metricsLength, finished } = resume ? await this.#resume(folder) : FRESH
+    await this.#plan()
+    const log = await MetricsLog.open(out, { length: metricsLength, step: this.#step })
+    try {
+      // a run killed between its last checkpoint and its end has its end still before it
+      if (finished) await this.#end(log, 'steps')
+      else await this.#loop(folder, log)
+    } finally {
+      await log.close()
+    }
+  }
+
+  /** Takes up the newest complete checkpoint, if there is one. */
+  async #resume(folder: CheckpointFolder): Promise<typeof FRESH> {
+    const newest = (await folder.steps()).at(-1)
+    if (newest === undefined) {
+      await clear(folder.path, (name) => name !== PLAN)
+      return FRESH
+    }
+    const from = folder.folderOf(newest)
+    const state = await loadState(from)
+    checkSameRun(state.settings, this.#identity)
+    if (this.#settings.minutes !== null) this.#steps = state.maxSteps
+    if (this.#steps < state.maxSteps) {
+      throw new ConfigError(
+        `Trainer: the run in ${folder.path} was to take ${state.maxSteps} steps and is to take ${this.#steps}: steps and epochs may only grow`,
+      )
+    }
+    await this.#target.restore(from)
+    await loadOptimizer(from, this.#optimizer)
+    this.#step = state.globalStep
+    this.#best = state.best
+    this.#evaluationsSinceBest = state.evaluationsSinceBest
+    this.#skippedInRow = state.skippedInRow
+    const finished = state.finished && this.#steps === state.maxSteps
+    return { metricsLength: state.metricsLength, finished }
+  }
+
+  /** With `minutes`: the number of steps that an earlier process fixed. */
+  async #plan(): Promise<void> {
+    if (this.#steps > 0) return
+    const path = join(this.#settings.out, PLAN)
+    const plan = await readJsonObject(path).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return null
+      throw error
+    })
+    if (plan !== null && Number.isInteger(plan['steps'])) this.#steps = plan['steps'] as number
+  }
+
+  async #loop(folder: CheckpointFolder, log: MetricsLog): Promise<void> {
+    const settings = this.#settings
+    const { evalEvery, saveEvery, validation, dropout: p, seed, recompute } = settings
+    const keys = new DropoutKeys({ seed })
+    const emit = (event: TrainerEvent): void => {
+      log.write(event)
+      this.#emit(event)
+    }
+    let rate = this.#rate()
+    let next = this.#read(this.#step)
+    let pending: Pending | null = null
+    const started = performance.now()
+    const firstStep = this.#step
+    this.#lastDone = started
+    let reason: 'steps' | 'earlyStopping' | 'stopped' = 'steps'
+
+    while (this.#steps === 0 || this.#step < this.#steps) {
+      const batches = await next
+      next = this.#read(this.#step + 1)
+      keys.begin(this.#step)
+      const now = rate(this.#step)
+      this.#optimizer.learningRate = now
+      const { values } = await enqueueStep({
+        model: this.#target.model,
+        optimizer: this.#optimizer,
+        batches,
+        dropout: p > 0 ? { p, keys } : null,
+        recompute,
+      })
+      const tokens = batches.reduce((sum, { ids }) => sum + ids.length, 0)
+      const enqueued = { step: this.#step, learningRate: now, tokens, values }
+      if (pending !== null) await this.#report(pending, emit)
+      pending = enqueued
+      this.#step++
+
+      if (this.#steps === 0 && this.#step === MEASURED_STEPS) {
+        await this.#report(pending, emit)
+        pending = null
+        await this.#fixSteps(performance.now() - started, this.#step - firstStep)
+        rate = this.#rate()
+      }
+      const last = this.#step === this.#steps
+      const due = (every: number): boolean => every > 0 && this.#step % every === 0
+      const ending = last || this.#stopping
+      if (!(ending || due(evalEvery) || due(saveEvery))) continue
+
+      if (pending !== null) await this.#report(pending, emit)
+      pending = null
+      let improved = false
+      if (validation !== null && (last || due(evalEvery))) {
+        improved = await this.#evaluate(emit)
+        const patience = settings.earlyStopping?.patience
+        if (patience !== undefined && this.#evaluationsSinceBest >= patience && !last)
+          reason = 'earlyStopping'
+      }
+      if (this.#stopping && !last) reason = 'stopped'
+      const stop = last || reason !== 'steps'
+      if (stop || due(saveEvery) || (improved && settings.keepBest)) {
+        await this.#save(folder, log, emit, last || reason === 'earlyStopping')
+      }
+      if (stop) break
+      this.#lastDone = performance.now()
+    }
+    next.catch(() => undefined) // read ahead for nothing
+    await this.#end(log, reason)
+  }
+
+  async #end(log: MetricsLog, reason: 'steps' | 'earlyStopping' | 'stopped'): Promise<void> {
+    if (reason !== 'stopped') await this.#target.save(this.#settings.out)
+    const done = { type: 'done', step: this.#step, reason } as const
+    log.write(done)
+    this.#emit(done)
+  }
+
+  /** Learning rate by step; while `minutes` are measured only the warm-up is asked for. */
+  #rate(): (step: number) => number {
+    const { schedule: shape, minutes, optimizer } = this.#settings
+    const warmup = shape.warmup ?? defaultWarmup(minutes === null ? this.#steps : null)
+    const steps = Math.max(this.#steps, MEASURED_STEPS)
+    return schedule({ ...shape, learningRate: optimizer.learningRate, steps, warmup })
+  }
+
+  #read(step: number): Promise<Batch[]> {
+    const { train, batchSize, accumulate } = this.#settings
+    const rows = step * accumulate * batchSize
+    const batches = Promise.all(
+      Array.from({ length: accumulate }, (_, i) => train.batch(rows + i * batchSize, batchSize)),
+    )
+    batches.catch(() => undefined) // it is thrown where the step awaits it
+    return batches
+  }
+
+  async #report(
+    { step, learningRate, tokens, values }: Pending,
+    emit: (event: TrainerEvent) => void,
+  ): Promise<void> {
+    const { loss, gradientNorm } = await values
+    const now = performance.now()
+    const speed = tokens / ((now - this.#lastDone) / 1000)
+    // the mean of about the last ten steps
+    this.#speed = this.#speed === 0 ? speed : 0.9 * this.#speed + 0.1 * speed
+    this.#lastDone = now
+    const skipped = !Number.isFinite(gradientNorm)
+    this.#skippedInRow = skipped ? this.#skippedInRow + 1 : 0
+    const { train, batchSize, accumulate, maxSkipped } = this.#settings
+    emit({
+      type: 'step',
+      step: step + 1,
+      steps: this.#steps,
+      epoch: ((step + 1) * batchSize * accumulate) / train.rows,
+      loss,
+      learningRate,
+      gradientNorm,
+      skipped,
+      tokensPerSecond: this.#speed,
+      secondsLeft: (Math.max(0, this.#steps - step - 1) * tokens) / this.#speed,
+    })
+    if (this.#skippedInRow >= maxSkipped) {
+      throw new DivergedError(
+        `Trainer: step ${step + 1}: ${maxSkipped} steps in a row had gradients that are no numbers (loss ${loss}); ` +
+          'the weights are those before them. Lower the learning rate, or look at the data of these steps.',
+      )
+    }
+  }
+
+  async #fixSteps(elapsedMs: number, measured: number): Promise<void> {
+    const { minutes, out } = this.#settings
+    const perStep = elapsedMs / Math.max(1, measured)
+    this.#steps = Math.max(MEASURED_STEPS, Math.floor(((minutes ?? 0) * 60_000) / perStep))
+    const plan = new TextEncoder().encode(`${JSON.stringify({ steps: this.#steps })}\n`)
+    await writeAtomic(join(out, PLAN), (write) => write(plan))
+  }
+
+  /** Whether the loss is the lowest so far. */
+  async #evaluate(emit: (event: TrainerEvent) => void): Promise<boolean> {
+    const { validation, batchSize, evalRows, samplePrompts } = this.#settings
+    if (validation === null) return false
+    const step = this.#step
+    const { loss, perplexity, tokens } = await evaluate(
+      this.#target.model,
+      validation.once(batchSize, { maxRows: evalRows }),
+    )
+    const best = Number.isFinite(loss) && (this.#best === null || loss < this.#best.loss)
+    if (best) this.#best = { loss, step }
+    this.#evaluationsSinceBest = best ? 0 : this.#evaluationsSinceBest + 1
+    emit({ type: 'eval', step, loss, perplexity, tokens, best })
+    for (const prompt of samplePrompts) {
+      const text = await this.#target.sample?.(prompt)
+      if (text !== undefined) emit({ type: 'sample', step, prompt, text })
+    }
+    return best
+  }
+
+  async #save(
+    folder: CheckpointFolder,
+    log: MetricsLog,
+    emit: (event: TrainerEvent) => void,
+    finished: boolean,
+  ): Promise<void> {
+    const step = this.#step
+    const { train, batchSize, accumulate, keepLast, keepBest } = this.#settings
+    // its own line comes before the length that the checkpoint remembers
+    emit({ type: 'checkpoint', step, path: folder.folderOf(step) })
+    const metricsLength = await log.flush()
+    await folder.save(step, async (path) => {
+      await this.#target.save(path)
+      await saveState(path, this.#optimizer, {
+        globalStep: step,
+        maxSteps: this.#steps,
+        epoch: (step * batchSize * accumulate) / train.rows,
+        best: this.#best,
+        evaluationsSinceBest: this.#evaluationsSinceBest,
+        skippedInRow: this.#skippedInRow,
+        metricsLength,
+        finished,
+        settings: this.#identity,
+      })
+    })
+    const steps = await folder.steps()
+    const kept = new Set(steps.slice(-keepLast))
+    if (keepBest && this.#best !== null) kept.add(this.#best.step)
+    for (const old of steps) if (!kept.has(old)) await folder.remove(old)
+  }
+}
+
+/** @throws ConfigError when a run, or anything of its names, is there */
+async function refuseUsed(out: string): Promise<void> {
+  const used = (await readdir(out)).filter((name) => OURS.test(name))
+  if (used.length === 0) return
+  throw new ConfigError(
+    `Trainer: ${out} holds an earlier run (${used.slice(0, 3).join(', ')}); pass resume to go on with it, or overwrite`,
+  )
+}
+
+async function clear(out: string, which: (name: string) => boolean = () => true): Promise<void> {
+  for (const name of await readdir(out)) {
+    if (OURS.test(name) && which(name)) await rm(join(out, name), { recursive: true })
+  }
+}

@@ -1,0 +1,126 @@
+// One optimizer step: micro-batches, one loss over all their targets, one update.
+
+import '../autograd/backward.ts' // Tensor.backward
+import type { Batch } from '../data/rows.ts'
+import type { CausalLm } from '../models/causal-lm.ts'
+import type { DropoutKeys } from '../nn/dropout.ts'
+import { tensor } from '../ops/create.ts'
+import type { AdamW } from '../optim/adam-w.ts'
+import { noGrad } from '../tensor/mode.ts'
+import { scope } from '../tensor/scope.ts'
+import type { Tensor } from '../tensor/tensor.ts'
+
+export interface StepInputs {
+  readonly model: CausalLm
+  readonly optimizer: AdamW
+  readonly batches: readonly Batch[]
+  readonly dropout: { readonly p: number; readonly keys: DropoutKeys } | null
+  readonly recompute: boolean | number
+}
+
+export interface StepValues {
+  /** Mean over all targets of the step, in nats. */
+  readonly loss: number
+  /** Of all gradients, before clipping. */
+  readonly gradientNorm: number
+}
+
+/** A batch on the model's device, for the scope it is made in. */
+export function upload(
+  model: CausalLm,
+  batch: Batch,
+): Record<'ids' | 'labels' | 'positions' | 'first', Tensor> {
+  const shape = [batch.rows, batch.length]
+  const device = (model.parameters()[0] as Tensor).device
+  const make = (values: Int32Array): Tensor => tensor(values, { shape, dtype: 'i32', device })
+  const { ids, labels, positions, first } = batch
+  return { ids: make(ids), labels: make(labels), positions: make(positions), first: make(first) }
+}
+
+/**
+ * Enqueues a step, one micro-batch in a turn of the event loop. What it returns comes once the step ran;
+ * the next may be enqueued before.
+ * The loss is normalised by the targets of all micro-batches together, so that gradients do not depend on
+ * how a step is split.
+ */
+export async function enqueueStep(inputs: StepInputs): Promise<{ readonly values: Promise<StepValues> }> {
+  const { model, optimizer, batches, dropout, recompute } = inputs
+  const queue = (model.parameters()[0] as Tensor).device.activeQueue
+  const targets = batches.reduce((sum, batch) => sum + batch.targets, 0)
+  const losses: Promise<number>[] = []
+  for (const batch of batches) {
+    if (batch.targets > 0) {
+      losses.push(
+        taken(
+          scope(() => {
+            const { ids, labels, positions, first } = upload(model, batch)
+            const { device } = ids
+            const scale = tensor([1 / targets], { dtype: 'f32', shape: [], device })
+            const loss = model.loss(ids, labels, { positions, first, scale, dropout, checkpoint: recompute })
+            loss.backward()
+            return loss
+          }),
+        ),
+      )
+    }
+    await queue.ready()
+  }
+  const norm = taken(optimizer.step())
+  const values = Promise.all([Promise.all(losses), norm]).then(([parts, gradientNorm]) => ({
+    loss: parts.reduce((sum, part) => sum + part, 0),
+    gradientNorm,
+  }))
+  values.catch(() => undefined) // it is reported where the step is awaited
+  return { values }
+}
+
+/** A scalar's value, its tensor given back at once: what is queued on it still runs. */
+function taken(scalar: Tensor): Promise<number> {
+  const value = scalar.item()
+  value.catch(() => undefined)
+  scalar.dispose()
+  return value
+}
+
+export interface Evaluation {
+  /** Mean over all targets, in nats. */
+  readonly loss: number
+  /** e to the loss. */
+  readonly perplexity: number
+  /** Targets that were judged. */
+  readonly tokens: number
+}
+
+/** The loss of a model over batches; nothing is trained and nothing dropped. */
+export async function evaluate(
+  model: CausalLm,
+  batches: AsyncIterable<Batch>,
+  { signal }: { signal?: AbortSignal } = {},
+): Promise<Evaluation> {
+  let sum = 0
+  let tokens = 0
+  let pending: { value: Promise<number>; targets: number } | null = null
+  const settle = async (): Promise<void> => {
+    if (pending === null) return
+    sum += (await pending.value) * pending.targets
+    tokens += pending.targets
+    pending = null
+  }
+  for await (const batch of batches) {
+    signal?.throwIfAborted()
+    if (batch.targets === 0) continue
+    const value = taken(
+      scope(() =>
+        noGrad(() => {
+          const { ids, labels, positions, first } = upload(model, batch)
+          return model.loss(ids, labels, { positions, first })
+        }),
+      ),
+    )
+    await settle()
+    pending = { value, targets: batch.targets }
+  }
+  await settle()
+  const loss = sum / tokens
+  return { loss, perplexity: Math.exp(loss), tokens }
+}

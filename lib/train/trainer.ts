@@ -1,0 +1,87 @@
+// Training as one object: run it, read its events, stop it, go on with it another day.
+
+import { CausalLm } from '../models/causal-lm.ts'
+import { loadModelInto, saveModel } from '../models/folder.ts'
+import { ConfigError } from '../runtime/errors.ts'
+import { checkOptions } from '../runtime/options.ts'
+import { EventQueue, type TrainerEvent } from './events.ts'
+import { completeOptions, type TrainerOptions, type TrainerSettings } from './options.ts'
+import { Run, type TrainTarget } from './run.ts'
+
+export interface TrainSummary {
+  readonly steps: number
+  readonly reason: 'steps' | 'earlyStopping' | 'stopped'
+  /** Mean of the last step; null when no step was left to do. */
+  readonly loss: number | null
+  /** Of the last evaluation. */
+  readonly perplexity: number | null
+}
+
+/**
+ * Trains a model: accumulation by tokens, schedule, clipping, evaluation, checkpoints that survive being
+ * killed, exact resume. The event loop stays free; the run goes on whether or not its events are read.
+ */
+export class Trainer {
+  readonly #target: TrainTarget
+  readonly #settings: TrainerSettings
+  #running = false
+
+  /** @throws ConfigError, ValueError naming the option */
+  constructor(model: CausalLm | TrainTarget, options: TrainerOptions) {
+    this.#settings = completeOptions(options)
+    this.#target = model instanceof CausalLm ? plainTarget(model) : model
+  }
+
+  /**
+   * Starts, and gives the events as they come. Leaving the loop finishes the step and saves; so does an
+   * abort, which then throws the signal's reason.
+   * @throws ConfigError for a folder in use; DivergedError; what the device or the file system throws
+   */
+  async *run({ signal }: { signal?: AbortSignal } = {}): AsyncGenerator<TrainerEvent, void, void> {
+    checkOptions('Trainer.run', { signal }, ['signal'])
+    if (this.#running) throw new ConfigError('Trainer.run: this trainer runs already')
+    signal?.throwIfAborted()
+    this.#running = true
+    const queue = new EventQueue()
+    let run: Run
+    try {
+      run = new Run(this.#target, this.#settings, (event) => queue.push(event))
+    } catch (error) {
+      this.#running = false
+      throw error
+    }
+    const stop = (): void => run.stop()
+    signal?.addEventListener('abort', stop, { once: true })
+    const finished = run.run().then(
+      () => queue.end(signal?.aborted ? signal.reason : undefined),
+      (error) => queue.end(error),
+    )
+    try {
+      for (let event = await queue.next(); event !== null; event = await queue.next()) yield event
+    } finally {
+      run.stop()
+      await finished
+      signal?.removeEventListener('abort', stop)
+      this.#running = false
+    }
+  }
+
+  /** Runs to the end. */
+  async finish(options: { signal?: AbortSignal } = {}): Promise<TrainSummary> {
+    let summary: TrainSummary = { steps: 0, reason: 'steps', loss: null, perplexity: null }
+    for await (const event of this.run(options)) {
+      if (event.type === 'step') summary = { ...summary, steps: event.step, loss: event.loss }
+      if (event.type === 'eval') summary = { ...summary, perplexity: event.perplexity }
+      if (event.type === 'done') summary = { ...summary, steps: event.step, reason: event.reason }
+    }
+    return summary
+  }
+}
+
+function plainTarget(model: CausalLm): TrainTarget {
+  return {
+    model,
+    save: (folder) => saveModel(model, folder),
+    restore: (folder) => loadModelInto(model, folder),
+  }
+}

@@ -1,0 +1,318 @@
+// Trainer: what it reports, when it stops, and that going on after any end gives the run that never ended.
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Decoder, TextDataset, Tokenizer, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { expectNoLeaks } from '../unit/leaks.ts'
+
+let folder: string
+let tokenizer: Tokenizer
+let train: TextDataset
+let validation: TextDataset
+let runs = 0
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'fuselm-train-'))
+  const text = Array.from({ length: 400 }, (_, i) => `line ${i % 7}: abc abd ${i % 3}`).join('\n')
+  tokenizer = await Tokenizer.train({ texts: [text], vocabSize: 280 })
+  const split = await TextDataset.from([text], { tokenizer, contextLength: 16, holdOut: 0.2, seed: 1 })
+  train = split.train
+  validation = split.validation
+})
+afterAll(async () => {
+  await train.close()
+  await validation.close()
+  rmSync(folder, { recursive: true })
+})
+expectNoLeaks()
+
+const SHAPE = {
+  hiddenSize: 16,
+  numHiddenLayers: 2,
+  numAttentionHeads: 2,
+  intermediateSize: 32,
+  maxPositionEmbeddings: 64,
+}
+
+function decoder(): Decoder {
+  return Decoder.create(SHAPE, { tokenizer, dtype: 'bf16', seed: 3 })
+}
+
+function options(more: Partial<TrainerOptions> = {}): TrainerOptions {
+  return {
+    train,
+    validation,
+    out: join(folder, `run-${runs++}`),
+    batchSize: 2,
+    accumulate: 2,
+    steps: 12,
+    optimizer: { learningRate: 3e-3 },
+    dropout: 0.1,
+    saveEvery: 5,
+    evalEvery: 6,
+    ...more,
+  }
+}
+
+async function events(trainer: Trainer, until?: (event: TrainerEvent) => boolean): Promise<TrainerEvent[]> {
+  const seen: TrainerEvent[] = []
+  for await (const event of trainer.run()) {
+    seen.push(event)
+    if (until?.(event)) break
+  }
+  return seen
+}
+
+const weights = (out: string): string => readFileSync(join(out, 'model.safetensors')).toString('base64')
+
+/** metrics.jsonl without what the clock decides. */
+function metrics(out: string): unknown[] {
+  return readFileSync(join(out, 'metrics.jsonl'), 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map((line) => {
+      const { tokensPerSecond, secondsLeft, path, ...rest } = JSON.parse(line)
+      return rest
+    })
+}
+
+describe('a run', () => {
+  test('trains, evaluates, saves, and its folder loads', async () => {
+    using model = decoder()
+    const given = options({ samplePrompts: ['line '] })
+    const seen = await events(new Trainer(model, given))
+    expect(seen.at(-1)).toEqual({ type: 'done', step: 12, reason: 'steps' })
+    expect(seen.filter(({ type }) => type === 'eval').map(({ step }) => step)).toEqual([6, 12])
+    expect(seen.filter(({ type }) => type === 'checkpoint').map(({ step }) => step)).toEqual([5, 10, 12])
+    expect(seen.filter(({ type }) => type === 'sample')).toHaveLength(2)
+    const evals = seen.flatMap((event) => (event.type === 'eval' ? [event] : []))
+    expect(evals[1]?.loss).toBeLessThan(evals[0]?.loss as number)
+    expect(evals[0]?.perplexity).toBeCloseTo(Math.exp(evals[0]?.loss as number))
+    // the last two are kept
+    expect(readdirSync(given.out).filter((name) => name.startsWith('checkpoint'))).toEqual([
+      'checkpoint-10',
+      'checkpoint-12',
+    ])
+    const steps = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'step')
+    expect(steps.map((line) => (line as TrainerEvent).step)).toEqual(
+      Array.from({ length: 12 }, (_, i) => i + 1),
+    )
+    using loaded = await Decoder.load(given.out)
+    expect(await loaded.evaluate(validation)).toEqual(await model.evaluate(validation))
+  })
+
+  test('goes on whether or not its events are read; steps give way, others do not', async () => {
+    using model = decoder()
+    const given = options({ steps: 10 })
+    const run = new Trainer(model, given).run()
+    const first = await run.next()
+    expect(first.done).toBe(false)
+    while (!readdirSync(given.out).includes('model.safetensors'))
+      await new Promise((done) => setTimeout(done, 20))
+    const rest: TrainerEvent[] = []
+    for await (const event of run) rest.push(event)
+    expect(rest.filter(({ type }) => type === 'step').length).toBeLessThan(9)
+    expect(rest.filter(({ type }) => type !== 'step').map(({ type, step }) => [type, step])).toEqual([
+      ['checkpoint', 5],
+      ['eval', 6],
+      ['eval', 10],
+      ['checkpoint', 10],
+      ['done', 10],
+    ])
+  })
+
+  test('accumulation does not change the step', async () => {
+    const first = async (more: Partial<TrainerOptions>): Promise<unknown> => {
+      using model = Decoder.create(SHAPE, { tokenizer, dtype: 'f32', seed: 3 })
+      const given = options({ steps: 1, dropout: 0, validation: null, ...more })
+      await new Trainer(model, given).finish()
+      return metrics(given.out)[0]
+    }
+    const whole = (await first({ batchSize: 4, accumulate: 1 })) as { loss: number; gradientNorm: number }
+    const split = (await first({ batchSize: 1, accumulate: 4 })) as typeof whole
+    expect(Math.abs(split.loss - whole.loss) / whole.loss).toBeLessThan(1e-6)
+    expect(Math.abs(split.gradientNorm - whole.gradientNorm) / whole.gradientNorm).toBeLessThan(1e-5)
+  })
+
+  test('stops early when nothing gets better, and keeps the best', async () => {
+    using model = decoder()
+    const given = options({
+      steps: 40,
+      evalEvery: 1,
+      saveEvery: 0,
+      keepBest: true,
+      keepLast: 1,
+      earlyStopping: { patience: 2 },
+      // a rate that soon spoils what it learnt
+      optimizer: { learningRate: 2 },
+      schedule: { warmup: 0, decay: 'constant' },
+    })
+    const summary = await new Trainer(model, given).finish()
+    expect(summary.reason).toBe('earlyStopping')
+    const evals = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'eval') as {
+      step: number
+      loss: number
+    }[]
+    const best = evals.reduce((a, b) => (b.loss < a.loss ? b : a))
+    expect(evals.at(-1)?.step).toBe(best.step + 2)
+    const kept = readdirSync(given.out).filter((name) => name.startsWith('checkpoint'))
+    expect(kept.sort()).toEqual([`checkpoint-${best.step}`, `checkpoint-${summary.steps}`].sort())
+  })
+
+  test('gives up after steps without numbers; the weights stay those before', async () => {
+    using model = Decoder.create(SHAPE, { tokenizer, dtype: 'f32', seed: 3 })
+    const parameter = [...model.model.namedParameters().values()].at(-1)
+    if (parameter === undefined) throw new Error('no parameters')
+    const { writeBytes } = await import('../../lib/io/tensors.ts')
+    const values = new Float32Array(parameter.size).fill(Number.NaN)
+    const others = [...model.model.namedParameters().values()].slice(0, -1)
+    const before = await Promise.all(others.map((tensor) => tensor.toArray()))
+    writeBytes(parameter, new Uint8Array(values.buffer))
+    const given = options({ maxSkipped: 3, saveEvery: 1 })
+    await expect(new Trainer(model, given).finish()).rejects.toMatchObject({ code: 'ERR_DIVERGED' })
+    expect(await Promise.all(others.map((tensor) => tensor.toArray()))).toEqual(before)
+    const steps = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'step')
+    expect(steps.map((line) => (line as { skipped: boolean }).skipped)).toEqual([true, true, true])
+  })
+})
+
+describe('going on', () => {
+  let reference: { weights: string; metrics: unknown[] }
+  beforeAll(async () => {
+    using model = decoder()
+    const given = options()
+    await new Trainer(model, given).finish()
+    reference = { weights: weights(given.out), metrics: metrics(given.out) }
+  })
+
+  test.each([1, 4, 5, 6, 7, 11])(
+    'after leaving the loop at step %i: byte for byte the same',
+    async (stop) => {
+      const given = options()
+      {
+        using model = decoder()
+        const seen = await events(
+          new Trainer(model, given),
+          ({ type, step }) => type === 'step' && step >= stop,
+        )
+        expect(seen.at(-1)?.type).toBe('step')
+      }
+      // a model that has nothing of the first one
+      using model = Decoder.create(SHAPE, { tokenizer, dtype: 'bf16', seed: 99 })
+      await new Trainer(model, { ...given, resume: true }).finish()
+      expect(weights(given.out)).toBe(reference.weights)
+      const lines = metrics(given.out) as TrainerEvent[]
+      const trained = (list: unknown[]): unknown[] =>
+        (list as TrainerEvent[]).filter(({ type }) => type === 'step' || type === 'eval')
+      expect(trained(lines)).toEqual(trained(reference.metrics))
+    },
+  )
+
+  test('an abort saves, then throws its reason; again and again', async () => {
+    const given = options()
+    for (const stop of [3, 8]) {
+      using model = decoder()
+      const controller = new AbortController()
+      const run = new Trainer(model, { ...given, resume: true }).run({ signal: controller.signal })
+      const reading = (async () => {
+        for await (const event of run) {
+          if (event.type === 'step' && event.step >= stop) controller.abort(new Error('enough'))
+        }
+      })()
+      await expect(reading).rejects.toThrow('enough')
+    }
+    using model = decoder()
+    await new Trainer(model, { ...given, resume: true }).finish()
+    expect(weights(given.out)).toBe(reference.weights)
+  })
+
+  test('without a checkpoint starts fresh; when finished there is nothing to do', async () => {
+    const given = options({ resume: true })
+    for (let time = 0; time < 2; time++) {
+      using model = decoder()
+      const summary = await new Trainer(model, given).finish()
+      expect(summary).toMatchObject({ steps: 12, reason: 'steps', ...(time === 1 && { loss: null }) })
+      expect(weights(given.out)).toBe(reference.weights)
+      expect(metrics(given.out)).toEqual(reference.metrics)
+    }
+  })
+
+  test('steps may grow; other options may not, and are named', async () => {
+    const given = options()
+    {
+      using model = decoder()
+      await new Trainer(model, given).finish()
+    }
+    using model = decoder()
+    const again = (more: Partial<TrainerOptions>): Promise<unknown> =>
+      new Trainer(model, { ...given, resume: true, ...more }).finish()
+    await expect(again({ batchSize: 4, dropout: 0 })).rejects.toMatchObject({
+      code: 'ERR_CONFIG',
+      message: expect.stringMatching(/batchSize was 2 and is 4; .*dropout was 0.1 and is 0/),
+    })
+    await expect(again({ steps: 10 })).rejects.toThrow(/was to take 12 steps and is to take 10/)
+    expect(await again({ steps: 14 })).toMatchObject({ steps: 14 })
+  })
+})
+
+describe('refused', () => {
+  test('a folder in use', async () => {
+    const given = options({ steps: 2 })
+    using model = decoder()
+    await new Trainer(model, given).finish()
+    await expect(new Trainer(model, given).finish()).rejects.toThrow(/holds an earlier run .* pass resume/)
+    writeFileSync(join(given.out, 'notes.txt'), 'mine')
+    await new Trainer(model, { ...given, overwrite: true }).finish()
+    expect(readFileSync(join(given.out, 'notes.txt'), 'utf8')).toBe('mine')
+  })
+
+  test('two runs at once, of one trainer and of one folder', async () => {
+    using model = decoder()
+    const given = options()
+    const trainer = new Trainer(model, given)
+    const run = trainer.run()
+    await run.next()
+    await expect(trainer.finish()).rejects.toThrow(/runs already/)
+    using other = decoder()
+    await expect(new Trainer(other, { ...given, resume: true }).finish()).rejects.toThrow(/another trainer/)
+    await run.return()
+  })
+
+  test.each([
+    [{ steps: undefined }, /give one of steps, epochs and minutes, received 0/],
+    [{ epochs: 1 }, /received 2 of them/],
+    [{ steps: 1.5 }, /steps must be an integer/],
+    [{ steps: undefined, epochs: -1 }, /epochs must be a number above 0/],
+    [{ steps: undefined, minutes: Number.NaN }, /minutes must be a number above 0/],
+    [{ batchSize: 0 }, /batchSize must be an integer/],
+    [{ dropout: 1 }, /dropout must be in \[0, 1\)/],
+    [{ out: '' }, /out must name a folder/],
+    [{ resume: true, overwrite: true }, /exclude each other/],
+    [{ validation: null, keepBest: true }, /keepBest needs a validation set/],
+    [{ learningRate: 3 }, /unknown option 'learningRate'/],
+    [{ optimizer: { lr: 3 } }, /unknown option 'lr'/],
+  ])('%j', (more, message) => {
+    using model = decoder()
+    const given = { ...options(), ...more }
+    const clean = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
+    expect(() => new Trainer(model, clean as never)).toThrow(message)
+  })
+
+  test('a model with nothing to train', async () => {
+    using model = decoder()
+    expect(model.freeze('*')).toBeGreaterThan(0)
+    await expect(new Trainer(model, options()).finish()).rejects.toThrow(/nothing in the model is trainable/)
+    expect(() => model.freeze('nothing')).toThrow(/no parameter is named "nothing"/)
+  })
+
+  test('what is frozen stays as it was', async () => {
+    using model = decoder()
+    model.freeze('model.embed_tokens')
+    const embedding = model.model.inputEmbedding
+    const before = await embedding.toArray()
+    await new Trainer(model, options({ steps: 2 })).finish()
+    expect(await embedding.toArray()).toEqual(before)
+  })
+})
