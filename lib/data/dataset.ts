@@ -38,7 +38,7 @@ export interface DataProgress {
 }
 
 export interface SplitOptions extends TextDatasetOptions {
-  /** Share of documents held out for validation, from 0 to 0.5; chosen by their text. */
+  /** Share held out for validation, from 0 to 0.5, spread evenly: of examples, or of blocks of long texts. */
   readonly holdOut: number
 }
 
@@ -241,7 +241,7 @@ async function build(
     report(total)
     const layout = options.layout ?? (total.plainText === false ? 'examples' : 'stream')
     const padTokenId = tokenizer.padTokenId ?? tokenizer.eosTokenId ?? 0
-    const [train, validation] = await opened(paths, layout, { contextLength, seed, padTokenId })
+    const [train, validation] = await opened(where, paths, layout, { contextLength, seed, padTokenId })
     done = true
     return validation === undefined ? (train as TextDataset) : { train: train as TextDataset, validation }
   } finally {
@@ -253,6 +253,7 @@ async function build(
 }
 
 async function opened(
+  where: string,
   paths: readonly string[],
   layout: 'stream' | 'examples',
   options: LayoutOptions,
@@ -260,6 +261,12 @@ async function opened(
   const files: TokenFile[] = []
   try {
     for (const path of paths) files.push(await TokenFile.open(path))
+    const held = files[1]
+    if (held !== undefined && held.tokens < options.contextLength) {
+      throw new ConfigError(
+        `${where}: holdOut left ${held.tokens} tokens for validation, fewer than a row of ${options.contextLength}; give more text, a larger share, or no holdOut`,
+      )
+    }
     return files.map((file) => TextDataset.of(file, layout, options))
   } catch (error) {
     for (const file of files) await file.close()

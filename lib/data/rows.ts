@@ -75,7 +75,7 @@ export function streamLayout(file: TokenFile, { contextLength, seed }: LayoutOpt
   const rows = Math.floor((file.tokens - 1) / stride)
   if (rows < 1) {
     throw new ConfigError(
-      `${file.path}: expected at least one row of ${contextLength} tokens, found ${file.tokens} tokens in all`,
+      `TextDataset: expected at least one row of ${contextLength} tokens, found ${file.tokens} tokens in all`,
     )
   }
   const order = orderOf(rows, seed)
@@ -109,7 +109,7 @@ export function exampleLayout(file: TokenFile, { contextLength, seed, padTokenId
   const begin = (document: number): number => (document === 0 ? 0 : (ends[document - 1] as number))
   const length = (document: number): number =>
     Math.min(contextLength, (ends[document] as number) - begin(document))
-  if (ends.length === 0) throw new ConfigError(`${file.path}: expected some examples, found none`)
+  if (ends.length === 0) throw new ConfigError('TextDataset: expected some examples, found none')
   // Rows of an epoch are fixed by one order of examples; epochs shuffle examples anew within the same
   // number of rows only if lengths allow, so rows are planned once and shuffled as wholes.
   const shuffled = seed === null ? (i: number) => i : permutation(ends.length, seed, -1)

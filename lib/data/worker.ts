@@ -41,6 +41,47 @@ let plainText: boolean | null = null
 let target = 0
 let skipping = false
 
+// Long texts are held out block by block, so that one book has a validation set, too.
+const BLOCK = 1 << 11 // UTF-16 units
+let units = 0
+let heldUnits = 0
+
+/** Validation takes what comes whenever it has less than its share: spread evenly, and never nothing. */
+function targetOf(length: number): 0 | 1 {
+  units += length
+  if (heldUnits + length / 2 > holdOut * units) return 0
+  heldUnits += length
+  return 1
+}
+
+/** Blocks of a text that end with a line, or where there is none with a space. */
+function* blocksOf(text: string): Generator<string> {
+  for (let at = 0; at < text.length; ) {
+    let end = Math.min(text.length, at + BLOCK)
+    if (end < text.length) {
+      const line = text.lastIndexOf('\n', end - 1)
+      const space = text.lastIndexOf(' ', end - 1)
+      if (line > at + BLOCK / 2) end = line + 1
+      else if (space > at) end = space
+    }
+    yield text.slice(at, end)
+    at = end
+  }
+}
+
+async function addText(part: DocumentPart, body: DocumentPart['body'] & { type: 'text' }): Promise<void> {
+  const blocks = [...blocksOf(body.text)]
+  for (const [i, text] of blocks.entries()) {
+    const next = targetOf(text.length)
+    if (next !== target) writers[target]?.endDocument()
+    target = next
+    const first = body.first && i === 0
+    const last = body.last && i === blocks.length - 1
+    const block = { where: part.where, body: { type: 'text', text, first, last } } as const
+    await writeDocument(writers[target] as TokenFileWriter, block, tokenizer)
+  }
+}
+
 async function add(part: DocumentPart): Promise<void> {
   const { body } = part
   plainText ??= body.type === 'text'
@@ -51,9 +92,11 @@ async function add(part: DocumentPart): Promise<void> {
     skipping = dedupe && seen.has(key)
     if (dedupe) seen.add(key)
     if (skipping) duplicates++
-    target = digest.readUInt32LE(16) / 2 ** 32 < holdOut ? 1 : 0
   }
-  if (!skipping) await writeDocument(writers[target] as TokenFileWriter, part, tokenizer)
+  if (skipping) return
+  if (body.type === 'text' && holdOut > 0) return addText(part, body)
+  if (body.type !== 'text' || body.first) target = holdOut > 0 ? targetOf(1) : 0
+  await writeDocument(writers[target] as TokenFileWriter, part, tokenizer)
 }
 
 function progress(): BuildProgress {

@@ -135,6 +135,7 @@ export class Tokenizer {
     const isFolder = (await stat(path)).isDirectory()
     const folder = isFolder ? path : dirname(path)
     const file = isFolder ? join(path, 'tokenizer.json') : path
+    await stat(file) // the system's own error, where it is missing
     const thread = threadFor(null)
     let spec: TokenizerSpec
     try {

@@ -112,7 +112,7 @@ describe('stream', () => {
     expect(seen).toEqual(Array.from({ length: dataset.rows }, (_, row) => tokens[row * 7]))
   })
 
-  test('duplicates are dropped, and a held-out share is chosen by text', async () => {
+  test('duplicates are dropped, and a share is held out', async () => {
     const many = Array.from({ length: 400 }, (_, i) => `text ${i} abc abd`)
     const progress: DataProgress[] = []
     const options = {
@@ -124,12 +124,33 @@ describe('stream', () => {
     const { train, validation } = await TextDataset.from([...many, ...many], options)
     expect(progress.at(-1)).toMatchObject({ documents: 400, duplicates: 400 })
     expect(train.documents + validation.documents).toBe(400)
-    // binomial: 80 +- 8
-    expect(Math.abs(validation.documents - 80)).toBeLessThan(40)
-    const again = await TextDataset.from([...many].reverse(), options)
+    expect(Math.abs(validation.documents - 80)).toBeLessThan(10)
+    const again = await TextDataset.from([...many], options)
     expect(again.validation.documents).toBe(validation.documents)
     for (const set of [train, validation, again.train, again.validation]) await set.close()
   })
+})
+
+test('one long text has a validation set, too, and nothing is in both', async () => {
+  const lines = Array.from({ length: 8000 }, (_, i) => `line ${i} abc abd`)
+  const options = { tokenizer, contextLength: 64, seed: null, holdOut: 0.1 }
+  const { train, validation } = await TextDataset.from([lines.join('\n')], options)
+  expect(validation.tokens / (train.tokens + validation.tokens)).toBeGreaterThan(0.08)
+  expect(validation.tokens / (train.tokens + validation.tokens)).toBeLessThan(0.12)
+  const numbers = async (set: TextDataset): Promise<Set<string>> => {
+    const found = new Set<string>()
+    for await (const batch of set.once(64)) {
+      for (let row = 0; row < batch.rows; row++) {
+        const text = tokenizer.decode(rowOf(batch, row).ids)
+        for (const match of text.matchAll(/line (\d+) abc abd/g)) found.add(match[1] as string)
+      }
+    }
+    return found
+  }
+  const [a, b] = [await numbers(train), await numbers(validation)]
+  expect([...b].filter((number) => a.has(number))).toEqual([])
+  expect(a.size + b.size).toBeGreaterThan(6000) // rows cut some lines in two
+  for (const set of [train, validation]) await set.close()
 })
 
 describe('examples', () => {

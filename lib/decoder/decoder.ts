@@ -1,0 +1,324 @@
+// The facade: a model with its tokenizer. Create or load one, train it, ask it, save it.
+
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { TextDataset } from '../data/dataset.ts'
+import type { Batch } from '../data/rows.ts'
+import { type Completion, type GeneratedPiece, Generation, generateRows } from '../generate/generation.ts'
+import { completeGenerateOptions, type GenerateOptions } from '../generate/options.ts'
+import type { CausalLm, ModelOptions } from '../models/causal-lm.ts'
+import { createModel } from '../models/family.ts'
+import { loadModel, loadModelInto, saveModel } from '../models/folder.ts'
+import '../models/index.ts' // families register themselves
+import type { KvCache } from '../nn/kv-cache.ts'
+import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
+import { checkInteger, checkOptions } from '../runtime/options.ts'
+import type { ChatMessage } from '../tokenizer/chat-template.ts'
+import { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { type Evaluation, evaluate } from '../train/step.ts'
+
+export type Prompt = string | readonly ChatMessage[] | Int32Array
+
+export interface DecoderOptions extends ModelOptions {
+  readonly tokenizer: Tokenizer
+}
+
+/** Shape of a new model: `architecture` and the keys of its Hugging Face configuration, in camelCase. */
+export interface ArchitectureOptions {
+  /** Default `llama`. */
+  readonly architecture?: string
+  readonly [key: string]: unknown
+}
+
+/** A language model as an app uses it. */
+export class Decoder {
+  readonly model: CausalLm
+  readonly tokenizer: Tokenizer
+  readonly #eosTokenIds: ReadonlySet<number>
+
+  private constructor(model: CausalLm, tokenizer: Tokenizer, eosTokenIds: Iterable<number>) {
+    this.model = model
+    this.tokenizer = tokenizer
+    this.#eosTokenIds = new Set(eosTokenIds)
+  }
+
+  /**
+   * An untrained model.
+   * @param shape `vocabSize` is the tokenizer's when left out
+   * @throws ConfigError naming a key that is not known or cannot be
+   */
+  static create(shape: ArchitectureOptions, { tokenizer, ...options }: DecoderOptions): Decoder {
+    const { architecture = 'llama', ...config } = shape
+    const { vocabSize = tokenizer.vocabSize } = config
+    if (typeof vocabSize === 'number' && vocabSize < tokenizer.vocabSize) {
+      throw new ConfigError(
+        `Decoder.create: vocabSize must be at least the tokenizer's ${tokenizer.vocabSize}, received ${vocabSize}`,
+      )
+    }
+    const { bosTokenId, eosTokenId } = tokenizer
+    const model = createModel(architecture, { bosTokenId, eosTokenId, ...config, vocabSize }, options)
+    return new Decoder(model, tokenizer, eosTokenId === null ? [] : [eosTokenId])
+  }
+
+  /**
+   * A Hugging Face folder: `config.json`, weights, `tokenizer.json`.
+   * @throws ConfigError for an architecture that is not known; FormatError naming file and place
+   */
+  static async load(
+    folder: string,
+    options: Omit<ModelOptions, 'seed'> & { readonly signal?: AbortSignal } = {},
+  ): Promise<Decoder> {
+    const { signal, ...modelOptions } = options
+    const tokenizer = await Tokenizer.load(folder, signal === undefined ? {} : { signal })
+    const eos = await eosTokenIds(folder, tokenizer)
+    const model = await loadModel(folder, modelOptions)
+    if (model.size.vocabSize < tokenizer.vocabSize) {
+      model.dispose()
+      throw new FormatError(
+        `${folder}: expected a tokenizer of at most ${model.size.vocabSize} entries, as the embedding has, found ${tokenizer.vocabSize}`,
+      )
+    }
+    return new Decoder(model, tokenizer, eos)
+  }
+
+  /** Writes a folder that {@link Decoder.load} and Hugging Face read. */
+  async save(folder: string): Promise<void> {
+    await saveModel(this.model, folder)
+    await this.tokenizer.save(folder)
+  }
+
+  /** @internal The weights of a folder that `save` wrote, into this model. */
+  restore(folder: string): Promise<void> {
+    return loadModelInto(this.model, folder)
+  }
+
+  /** @internal For the samples of a training run: short, and alike for alike weights. */
+  sample(prompt: string): Promise<string> {
+    return this.generate(prompt, { maxNewTokens: 64, temperature: 0.7, topP: 0.92, seed: 0 }).text()
+  }
+
+  /**
+   * Continues a text, a conversation or tokens. Only as much of the prompt as leaves room for an answer
+   * may be given: at most `maxPositionEmbeddings` in all.
+   */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    const settings = completeGenerateOptions('Decoder.generate', options)
+    return new Generation(
+      async function* (this: Decoder): AsyncGenerator<GeneratedPiece, Completion, void> {
+        const ids = await this.#encode(prompt)
+        const capacity = this.#capacity('Decoder.generate', ids.length, settings.maxNewTokens)
+        const cache = this.model.makeCache({ batch: 1, capacity })
+        try {
+          const [completion] = yield* this.#rows([ids], cache, settings)
+          return completion as Completion
+        } finally {
+          cache.dispose()
+        }
+      }.bind(this),
+    )
+  }
+
+  /**
+   * Continues several prompts together, each as it would be alone.
+   * @returns the answers, in order
+   */
+  async generateBatch(prompts: readonly Prompt[], options: GenerateOptions = {}): Promise<Completion[]> {
+    const settings = completeGenerateOptions('Decoder.generateBatch', options)
+    if (prompts.length === 0) return []
+    const ids = await Promise.all(prompts.map((prompt) => this.#encode(prompt)))
+    const longest = Math.max(...ids.map(({ length }) => length))
+    const capacity = this.#capacity('Decoder.generateBatch', longest, settings.maxNewTokens)
+    const padding = ids.map(({ length }) => longest - length)
+    const cache = this.model.makeCache({ batch: ids.length, capacity, padding })
+    try {
+      const rows = this.#rows(ids, cache, settings)
+      for (;;) {
+        const { done, value } = await rows.next()
+        if (done) return value
+      }
+    } finally {
+      cache.dispose()
+    }
+  }
+
+  /** A conversation that keeps what it has read between turns. */
+  session({ capacity = this.model.size.maxPositionEmbeddings }: { capacity?: number } = {}): Session {
+    checkInteger('Decoder.session', 'capacity', capacity, 1, this.model.size.maxPositionEmbeddings)
+    return new Session(this, capacity, {
+      encode: (prompt) => this.#encode(prompt),
+      rows: (ids, cache, options, cached) =>
+        this.#rows([ids], cache, completeGenerateOptions('Session.generate', options), cached),
+    })
+  }
+
+  /** Mean loss and perplexity over a dataset. */
+  evaluate(
+    dataset: TextDataset,
+    options: { readonly batchSize?: number; readonly maxRows?: number; readonly signal?: AbortSignal } = {},
+  ): Promise<Evaluation> {
+    checkOptions('Decoder.evaluate', options, ['batchSize', 'maxRows', 'signal'])
+    const { batchSize = 8, maxRows, signal } = options
+    const rows: AsyncIterable<Batch> = dataset.once(batchSize, maxRows === undefined ? {} : { maxRows })
+    return evaluate(this.model, rows, signal === undefined ? {} : { signal })
+  }
+
+  /**
+   * Parameters whose names match are trained no more.
+   * @param pattern of Hugging Face's names, such as `model.embed_tokens`; `*` stands for anything
+   * @returns how many parameters it froze
+   * @throws ValueError when it matches none
+   */
+  freeze(pattern: string): number {
+    const source = pattern.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*')
+    const expression = new RegExp(`^${source}(?:\\.|$)`)
+    let frozen = 0
+    for (const [path, parameter] of this.model.namedParameters()) {
+      const name = path.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+      if (!expression.test(name) && !expression.test(path)) continue
+      parameter.requiresGrad = false
+      frozen++
+    }
+    if (frozen === 0) throw new ValueError(`Decoder.freeze: no parameter is named ${JSON.stringify(pattern)}`)
+    return frozen
+  }
+
+  dispose(): void {
+    this.model.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  async #encode(prompt: Prompt): Promise<Int32Array> {
+    if (prompt instanceof Int32Array) return prompt
+    if (typeof prompt === 'string') return this.tokenizer.encodeAsync(prompt)
+    return this.tokenizer.encodeChat(prompt, { addGenerationPrompt: true })
+  }
+
+  #capacity(where: string, prompt: number, maxNewTokens: number): number {
+    const { maxPositionEmbeddings } = this.model.size
+    if (prompt >= maxPositionEmbeddings) {
+      throw new ValueError(
+        `${where}: the prompt must have fewer than ${maxPositionEmbeddings} tokens, received ${prompt}`,
+      )
+    }
+    return Math.min(maxPositionEmbeddings, prompt + maxNewTokens)
+  }
+
+  #rows(
+    prompts: readonly Int32Array[],
+    cache: KvCache,
+    settings: ReturnType<typeof completeGenerateOptions>,
+    cached = 0,
+  ): ReturnType<typeof generateRows> {
+    const { model, tokenizer } = this
+    return generateRows({
+      model,
+      tokenizer,
+      eosTokenIds: this.#eosTokenIds,
+      prompts,
+      cache,
+      cached,
+      settings,
+    })
+  }
+}
+
+interface SessionParts {
+  encode(prompt: Prompt): Promise<Int32Array>
+  rows(
+    ids: Int32Array,
+    cache: KvCache,
+    options: GenerateOptions,
+    cached: number,
+  ): ReturnType<typeof generateRows>
+}
+
+/** Keys and values of a conversation: a turn reads only what is new. */
+export class Session {
+  readonly #cache: KvCache
+  readonly #parts: SessionParts
+  #tokens = new Int32Array(0)
+  #busy = false
+
+  /** @internal */
+  constructor({ model }: Decoder, capacity: number, parts: SessionParts) {
+    this.#cache = model.makeCache({ batch: 1, capacity })
+    this.#parts = parts
+  }
+
+  /**
+   * Continues the prompt, a whole conversation each time; what it shares with the last one is not read
+   * again.
+   * @throws ValueError while another answer of this session is still being read
+   */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    return new Generation(
+      async function* (this: Session): AsyncGenerator<GeneratedPiece, Completion, void> {
+        if (this.#busy) throw new ValueError('Session.generate: the answer before is still being read')
+        this.#busy = true
+        try {
+          const ids = await this.#parts.encode(prompt)
+          const cached = this.#reuse(ids)
+          if (ids.length >= this.#cache.capacity) {
+            throw new ValueError(
+              `Session.generate: the conversation must have fewer than ${this.#cache.capacity} tokens, received ${ids.length}`,
+            )
+          }
+          const room = this.#cache.capacity - ids.length
+          const maxNewTokens = Math.min(options.maxNewTokens ?? 256, room)
+          // while it is read the cache is ahead of what is known of it
+          this.#tokens = new Int32Array(0)
+          const [completion] = yield* this.#parts.rows(ids, this.#cache, { ...options, maxNewTokens }, cached)
+          const { tokenIds } = completion as Completion
+          this.#tokens = Int32Array.of(...ids, ...tokenIds).subarray(0, this.#cache.length)
+          return completion as Completion
+        } finally {
+          this.#busy = false
+        }
+      }.bind(this),
+    )
+  }
+
+  dispose(): void {
+    this.#cache.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  /** Cuts the cache to what it shares with the prompt; at least one token is left to read. */
+  #reuse(ids: Int32Array): number {
+    let shared = 0
+    while (shared < Math.min(this.#tokens.length, ids.length - 1) && this.#tokens[shared] === ids[shared])
+      shared++
+    try {
+      this.#cache.truncate(shared)
+      return shared
+    } catch (error) {
+      if (!(error instanceof ValueError)) throw error
+      this.#cache.truncate(0) // a sliding window has rolled past it
+      return 0
+    }
+  }
+}
+
+/** `generation_config.json` and `config.json` may name several. */
+async function eosTokenIds(folder: string, tokenizer: Tokenizer): Promise<Set<number>> {
+  const found = new Set<number>(tokenizer.eosTokenId === null ? [] : [tokenizer.eosTokenId])
+  for (const name of ['generation_config.json', 'config.json']) {
+    let json: unknown
+    try {
+      json = JSON.parse(await readFile(join(folder, name), 'utf8'))
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') continue
+      if (!(error instanceof SyntaxError)) throw error
+      throw new FormatError(`${join(folder, name)}: expected JSON, found ${error.message}`)
+    }
+    const ids = (json as { eos_token_id?: unknown } | null)?.eos_token_id
+    for (const id of Array.isArray(ids) ? ids : [ids]) if (Number.isInteger(id)) found.add(id as number)
+  }
+  return found
+}

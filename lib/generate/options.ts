@@ -1,0 +1,63 @@
+// How a text is continued, with defaults.
+
+import { ConfigError, ValueError } from '../runtime/errors.ts'
+import { checkInteger, checkOptions } from '../runtime/options.ts'
+
+export interface GenerateOptions {
+  /** Default 256. */
+  readonly maxNewTokens?: number
+  /** 0 takes the likeliest token each time. Default 1. */
+  readonly temperature?: number
+  /** Draws from the k likeliest; 0 is all. Default 0. */
+  readonly topK?: number
+  /** Draws from the fewest likeliest that reach this probability. Default 1. */
+  readonly topP?: number
+  /** Above 1 makes tokens of the prompt and the answer less likely (Hugging Face's rule). Default 1. */
+  readonly repetitionPenalty?: number
+  /** The same seed and prompt give the same text. Default: another one each time. */
+  readonly seed?: number
+  /** Texts that end the answer; they are not part of it. */
+  readonly stop?: readonly string[]
+  readonly signal?: AbortSignal
+}
+
+export interface GenerateSettings extends Required<Omit<GenerateOptions, 'signal'>> {
+  readonly signal: AbortSignal | undefined
+}
+
+export const GENERATE_OPTIONS = [
+  'maxNewTokens',
+  'temperature',
+  'topK',
+  'topP',
+  'repetitionPenalty',
+  'seed',
+  'stop',
+  'signal',
+] as const
+
+/** @throws ConfigError, ValueError naming the option */
+export function completeGenerateOptions(where: string, options: GenerateOptions): GenerateSettings {
+  checkOptions(where, options, GENERATE_OPTIONS)
+  const { temperature = 1, topP = 1, repetitionPenalty = 1, stop = [], signal } = options
+  const { maxNewTokens = 256, topK = 0, seed = Math.floor(Math.random() * 2 ** 32) } = options
+  checkInteger(where, 'maxNewTokens', maxNewTokens, 1, 2 ** 30)
+  checkInteger(where, 'topK', topK, 0, 2 ** 30)
+  checkInteger(where, 'seed', seed, 0, Number.MAX_SAFE_INTEGER)
+  if (!(temperature >= 0 && Number.isFinite(temperature))) {
+    throw new ValueError(`${where}: temperature must be a number from 0, received ${temperature}`)
+  }
+  if (!(topP > 0 && topP <= 1)) throw new ValueError(`${where}: topP must be in (0, 1], received ${topP}`)
+  if (!(repetitionPenalty > 0 && Number.isFinite(repetitionPenalty))) {
+    throw new ValueError(
+      `${where}: repetitionPenalty must be a number above 0, received ${repetitionPenalty}`,
+    )
+  }
+  if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
+    throw new ConfigError(`${where}: stop must be a list of texts that are not empty`)
+  }
+  return { maxNewTokens, temperature, topK, topP, repetitionPenalty, seed, stop, signal }
+}
+
+/** Why an answer ended. */
+export type FinishReason = 'eos' | 'stop' | 'length' | 'aborted'
