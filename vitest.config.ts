@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url'
 import { defineConfig } from 'vitest/config'
 // Tests may run without a build: lib/ops/index.ts has to name the ops that exist.
-import './scripts/generate-ops.mjs'
+import './scripts/generate-barrels.mjs'
 
 export default defineConfig({
   resolve: { alias: { fuselm: fileURLToPath(new URL('./lib/index.ts', import.meta.url)) } },

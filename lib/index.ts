@@ -17,6 +17,15 @@ export {
 } from './data/dataset.ts'
 export type { DataRow } from './data/documents.ts'
 export type { Batch } from './data/rows.ts'
+export {
+  type ArchitectureOptions,
+  Decoder,
+  type DecoderOptions,
+  type Prompt,
+  type Session,
+} from './decoder/decoder.ts'
+export type { Completion, GeneratedPiece, Generation, Usage } from './generate/generation.ts'
+export type { FinishReason, GenerateOptions } from './generate/options.ts'
 export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'
 export { writeSafetensors } from './io/safetensors-write.ts'
 export { loadTensors, saveTensors } from './io/tensors.ts'
@@ -92,3 +101,13 @@ export {
   Tokenizer,
   type TrainTokenizerOptions,
 } from './tokenizer/tokenizer.ts'
+export type {
+  CheckpointEvent,
+  EvalEvent,
+  SampleEvent,
+  StepEvent,
+  TrainerEvent,
+} from './train/events.ts'
+export type { OptimizerOptions, TrainerOptions, TrainerSchedule } from './train/options.ts'
+export { type Evaluation, evaluate } from './train/step.ts'
+export { Trainer, type TrainSummary } from './train/trainer.ts'

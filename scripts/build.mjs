@@ -105,7 +105,7 @@ const tsc = () => require.resolve('typescript/bin/tsc')
 
 export function buildLibrary() {
   // Names the ops that exist; before anything looks at lib/.
-  if (existsSync(join(root, 'scripts/generate-ops.mjs'))) run(process.execPath, ['scripts/generate-ops.mjs'])
+  if (existsSync(join(root, 'scripts/generate-barrels.mjs'))) run(process.execPath, ['scripts/generate-barrels.mjs'])
   const sources = ['lib', 'tsconfig.json', 'tsconfig.build.json', 'package.json', 'scripts/build.mjs']
   if (!existsSync(join(root, 'dist/index.js'))) rmSync(join(root, 'build/stamps/library'), { force: true })
   unlessFresh('library', sources, () => {
@@ -114,7 +114,7 @@ export function buildLibrary() {
     run(process.execPath, [tsc(), '-p', 'tsconfig.build.json'])
     require('esbuild').buildSync({
       absWorkingDir: root,
-      entryPoints: ['lib/index.ts', 'lib/tokenizer/worker.ts', 'lib/data/worker.ts'],
+      entryPoints: ['lib/index.ts', 'lib/tokenizer/worker.ts', 'lib/data/worker.ts', 'lib/cli/main.ts'],
       outdir: 'dist',
       chunkNames: 'chunks/[name]-[hash]',
       bundle: true,

@@ -4,7 +4,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import './generate-ops.mjs'
+import './generate-barrels.mjs'
 
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
 

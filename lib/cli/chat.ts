@@ -1,0 +1,38 @@
+import { createInterface } from 'node:readline/promises'
+import { Decoder } from '../decoder/decoder.ts'
+import type { ChatMessage } from '../tokenizer/chat-template.ts'
+import { type Command, fail } from './command.ts'
+import { SAMPLING, samplingOf } from './generate.ts'
+
+export const chat: Command = {
+  summary: 'talks with a model that has a chat template; an empty line or Ctrl-D ends it',
+  options: {
+    model: { type: 'string', value: 'dir', help: 'folder of the model' },
+    system: { type: 'string', help: 'what the model is told first' },
+    ...SAMPLING,
+  },
+  async run(args) {
+    using decoder = await Decoder.load(args.required('model'))
+    if (decoder.tokenizer.chatTemplate === null) fail('this model has no chat template; use fuselm generate')
+    using session = decoder.session()
+    const messages: ChatMessage[] = []
+    const system = args.text('system')
+    if (system !== undefined) messages.push({ role: 'system', content: system })
+    const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: '> ' })
+    lines.prompt()
+    for await (const line of lines) {
+      if (line.trim() === '') break
+      messages.push({ role: 'user', content: line })
+      let answer = ''
+      for await (const { text } of session.generate(messages, samplingOf(args))) {
+        answer += text
+        process.stdout.write(text)
+      }
+      process.stdout.write('\n')
+      messages.push({ role: 'assistant', content: answer })
+      lines.prompt()
+    }
+    lines.close()
+    return 0
+  },
+}

@@ -1,0 +1,48 @@
+import { Decoder } from '../decoder/decoder.ts'
+import type { GenerateOptions } from '../generate/options.ts'
+import type { Arguments, Command, OptionSpec } from './command.ts'
+
+export const SAMPLING: Readonly<Record<string, OptionSpec>> = {
+  'max-new-tokens': { type: 'number', help: 'tokens at most (256)' },
+  temperature: { type: 'number', help: '0 takes the likeliest token (1)' },
+  'top-p': { type: 'number', help: 'draws from the fewest likeliest that reach this probability (1)' },
+  'top-k': { type: 'number', help: 'draws from the k likeliest; 0 is all (0)' },
+  'repetition-penalty': { type: 'number', help: 'above 1 makes what was said less likely (1)' },
+  seed: { type: 'number', help: 'the same seed gives the same text' },
+}
+
+export function samplingOf(args: Arguments): GenerateOptions {
+  const entries: [keyof GenerateOptions, number | undefined][] = [
+    ['maxNewTokens', args.number('max-new-tokens')],
+    ['temperature', args.number('temperature')],
+    ['topP', args.number('top-p')],
+    ['topK', args.number('top-k')],
+    ['repetitionPenalty', args.number('repetition-penalty')],
+    ['seed', args.number('seed')],
+  ]
+  return Object.fromEntries(entries.filter(([, value]) => value !== undefined))
+}
+
+export const generate: Command = {
+  summary: 'continues a text',
+  options: {
+    model: { type: 'string', value: 'dir', help: 'folder of the model' },
+    prompt: { type: 'string', help: 'text to continue' },
+    ...SAMPLING,
+  },
+  async run(args) {
+    using decoder = await Decoder.load(args.required('model'))
+    const prompt = args.required('prompt')
+    const controller = new AbortController()
+    process.once('SIGINT', () => controller.abort())
+    process.stdout.write(prompt)
+    for await (const { text } of decoder.generate(prompt, {
+      ...samplingOf(args),
+      signal: controller.signal,
+    })) {
+      process.stdout.write(text)
+    }
+    process.stdout.write('\n')
+    return controller.signal.aborted ? 130 : 0
+  },
+}
