@@ -104,8 +104,8 @@ export function unlessFresh(name, paths, make) {
 const tsc = () => require.resolve('typescript/bin/tsc')
 
 export function buildLibrary() {
-  // Names the ops that exist; before anything looks at lib/.
-  if (existsSync(join(root, 'scripts/generate-barrels.mjs'))) run(process.execPath, ['scripts/generate-barrels.mjs'])
+  // Names the ops and families that exist; before anything looks at lib/.
+  run(process.execPath, ['scripts/generate-barrels.mjs'])
   const sources = ['lib', 'tsconfig.json', 'tsconfig.build.json', 'package.json', 'scripts/build.mjs']
   if (!existsSync(join(root, 'dist/index.js'))) rmSync(join(root, 'build/stamps/library'), { force: true })
   unlessFresh('library', sources, () => {
