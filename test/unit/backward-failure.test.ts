@@ -50,8 +50,8 @@ function probe(x: Tensor): Tensor {
 /** Puts more in flight than may be, behind work that takes a while. */
 function flood(): void {
   scope(() => {
-    let a = randn([256, 256], randomKey(1))
-    for (let i = 0; i < 4; i++) a = ops.matmul(a, a)
+    let a = randn([512, 512], randomKey(1)) // a tenth of a second and more
+    for (let i = 0; i < 40; i++) a = ops.matmul(a, a)
     tensor(new Float32Array(LIMIT))
     device.activeQueue.flush()
   })

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 
 const DECLARATIONS = `
-export interface Tensor { item(): Promise<number> }
+export interface Tensor { item(): Promise<number>; add(b: Tensor): Tensor; sum(axes: number[], keepDims: boolean): Tensor }
 export declare const ops: { add(a: Tensor, b: Tensor): Tensor; mul(a: Tensor, b: number): Tensor }
 export interface CudaStatus { readonly reason: string }
 export declare function cudaStatus(): CudaStatus
