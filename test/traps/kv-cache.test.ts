@@ -191,7 +191,7 @@ describe('trap 04: left padding with a cache', () => {
   }
 })
 
-describe('what a cache refuses', () => {
+describe('trap 18: what a cache refuses', () => {
   test('more tokens than it holds, and pieces too long for its window', async () => {
     using model = new Llama({ ...CONFIG, slidingWindow: 4 }, { seed: 7 })
     using cache = model.makeCache({ capacity: 20, pieceLength: 2 })
