@@ -52,10 +52,7 @@ export class Arguments {
 
   number(name: string): number | undefined {
     const text = this.text(name)
-    if (text === undefined) return undefined
-    const value = Number(text)
-    if (text.trim() === '' || !Number.isFinite(value)) fail(`--${name} must be a number, received '${text}'`)
-    return value
+    return text === undefined ? undefined : numberOf(name, text)
   }
 
   oneOf<T extends string>(name: string, known: readonly T[]): T | undefined {
@@ -66,6 +63,12 @@ export class Arguments {
       fail(`--${name} must be one of ${known.join(', ')}, received '${text}'`)
     )
   }
+}
+
+function numberOf(name: string, text: string): number {
+  const value = Number(text)
+  if (text.trim() === '' || !Number.isFinite(value)) fail(`--${name} must be a number, received '${text}'`)
+  return value
 }
 
 export function fail(message: string): never {
@@ -103,6 +106,7 @@ export function readArguments(command: Command, argv: readonly string[]): Argume
     }
     if (spec.type !== 'boolean' && token.value === undefined) fail(`--${token.name} needs a value`)
     if (spec.type === 'boolean' && token.value !== undefined) fail(`--${token.name} takes no value`)
+    if (spec.type === 'number') numberOf(token.name, token.value as string)
     const list = spec.many ? (values.get(token.name) ?? []) : []
     list.push(token.value ?? true)
     values.set(token.name, list)

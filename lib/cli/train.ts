@@ -10,6 +10,7 @@ import { type Arguments, type Command, fail, type OptionSpec } from './command.t
 import { expandFiles } from './files.ts'
 import { Progress } from './progress.ts'
 
+const DTYPES = ['f32', 'bf16'] as const
 const OPTIONS_FILE = 'options.json'
 /** What a resumed run may say anew: how long, how often, where it runs. */
 const MAY_CHANGE = [
@@ -63,6 +64,7 @@ export const train: Command = {
     if (args.oneOf('device', ['auto', 'cpu', 'cuda'] as const) === 'cuda') {
       fail('--device cuda: training runs on the CPU in this version; see fuselm doctor')
     }
+    args.oneOf('dtype', DTYPES)
     await claim(out, args)
 
     const say = (text: string): void => {
@@ -208,7 +210,7 @@ async function tokenizerOf(
 }
 
 async function decoderOf(args: Arguments, tokenizer: Tokenizer, contextLength: number): Promise<Decoder> {
-  const dtype = args.oneOf('dtype', ['f32', 'bf16'] as const)
+  const dtype = args.oneOf('dtype', DTYPES)
   const init = args.text('init')
   if (init !== undefined) return Decoder.load(init, dtype === undefined ? {} : { dtype })
   const hiddenSize = args.number('hidden') ?? 256

@@ -35,6 +35,30 @@ test('the sample compiles, trains, and prints what it learnt', () => {
   expect(output).toContain("after 'the cat sat on the m' comes 'a'")
 }, 120_000)
 
+test('the sample of the facade runs, made small', () => {
+  const [, sample = ''] = /^```js\n([\s\S]*?)^```$/m.exec(readme) ?? []
+  const small: [string, string][] = [
+    ['{ files, vocabSize: 4096 }', '{ files, vocabSize: 300 }'],
+    ['contextLength: 256', 'contextLength: 32'],
+    ['hiddenSize: 256, numHiddenLayers: 8', 'hiddenSize: 32, numHiddenLayers: 1'],
+    ['intermediateSize: 768', 'intermediateSize: 64'],
+    ['steps: 1000', 'steps: 3'],
+    ["out: 'runs/first'", "out: 'runs/first', overwrite: true"],
+    ['topP: 0.92', 'topP: 0.92, maxNewTokens: 8'],
+  ]
+  let code = `const files = ['../../README.md']\n${sample}`
+  for (const [from, to] of small) {
+    expect(code).toContain(from)
+    code = code.replace(from, to)
+  }
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, 'facade.mjs'), code)
+  expect(run(['facade.mjs'])).toMatch(/^3 [\d.]+\n/)
+  expect(Object.keys(JSON.parse(readFileSync(join(folder, 'out/model/config.json'), 'utf8')))).toContain(
+    'hidden_size',
+  )
+}, 60_000)
+
 test('commands and files it names exist', () => {
   const { scripts } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
     scripts: Record<string, string>
