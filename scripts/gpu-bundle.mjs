@@ -15,6 +15,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -103,6 +104,11 @@ function pack() {
       recursive: true,
       filter: (file) => statSync(file).isDirectory() || /test\/golden\/[^/]*\.safetensors$/.test(file),
     })
+  }
+  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
+  for (const name of Object.keys(dependencies)) {
+    const place = join('node_modules', name)
+    cpSync(join(root, place), join(stage, place), { recursive: true })
   }
   writeFileSync(join(stage, 'package.json'), '{ "name": "fuselm", "type": "module" }\n')
   writeFileSync(join(stage, 'status.mjs'), STATUS)

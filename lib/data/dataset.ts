@@ -120,7 +120,7 @@ export class TextDataset {
 
   /**
    * `count` rows from row `index` on, counted through all epochs: what a training step reads.
-   * @param options.ordered in the order of the source, for evaluation
+   * @param options ordered: in the order of the source, for evaluation
    */
   async batch(index: number, count: number, { ordered = false }: { ordered?: boolean } = {}): Promise<Batch> {
     const length = this.contextLength

@@ -42,7 +42,7 @@ export const gegluOp = defineOp({
  * gelu(gate) * up, the gate of a GEGLU MLP; float32 inside.
  * @param gate f32 | bf16, any shape
  * @param up like gate
- * @param options.approximate of gelu; 'none' when not said
+ * @param options approximate: of gelu; 'none' when not said
  * @returns like gate
  * @throws ShapeError if the shapes or dtypes differ, ConfigError for an unknown approximation
  * Source: Shazeer 2020

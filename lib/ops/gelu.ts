@@ -60,7 +60,7 @@ export const geluOp = defineOp({
 /**
  * x Phi(x) with Phi the normal distribution; float32 inside.
  * @param x f32 | bf16, any shape
- * @param options.approximate 'none' when not said
+ * @param options approximate: 'none' when not said
  * @returns like x
  * @throws ConfigError for an unknown approximation
  * Source: Hendrycks & Gimpel 2016

@@ -60,7 +60,7 @@ export interface Int8Matrix {
  * round(w / scale) to nearest even. A row (or group) of zeros has scale 1; one that holds a value that
  * is not finite has scale NaN. No value is off by more than half its scale. Not differentiable.
  * @param w [N, K] f32 | bf16 | f64
- * @param options.group 0 (default): one scale per row; else 32, 64 or 128: one per so many
+ * @param options group: 0 (default): one scale per row; else 32, 64 or 128: one per so many
  *   neighbours in a row; the last group of a row may be shorter
  * @throws ShapeError unless w is a matrix; ValueError for another group
  * Source: Dettmers et al. 2022 (LLM.int8()), row-wise absmax; groups as in GPTQ
@@ -73,7 +73,7 @@ export function quantizeInt8(w: Tensor, { group = 0 }: { readonly group?: number
 /**
  * The matrix that int8 values stand for: value x scale in float32, rounded once to `dtype`. Not
  * differentiable.
- * @param options.dtype f32 (default) | bf16 | f64
+ * @param options dtype: f32 (default) | bf16 | f64
  * @returns [N, K]
  * @throws ShapeError when the scales do not fit the values
  */

@@ -191,8 +191,8 @@ describe('trap 04: left padding with a cache', () => {
   }
 })
 
-describe('trap 18: what a cache refuses', () => {
-  test('more tokens than it holds, and pieces too long for its window', async () => {
+describe('what a cache refuses', () => {
+  test('trap 18 more tokens than it holds, and pieces too long for its window', async () => {
     using model = new Llama({ ...CONFIG, slidingWindow: 4 }, { seed: 7 })
     using cache = model.makeCache({ capacity: 20, pieceLength: 2 })
     const forward = (steps: number): Promise<Float64Array> => logits(model, ids('x', 1, steps), { cache })
@@ -206,7 +206,7 @@ describe('trap 18: what a cache refuses', () => {
     await forward(9)
   })
 
-  test('gradients, other batches, positions beside it, use after dispose', async () => {
+  test('trap 18 gradients, other batches, positions beside it, use after dispose', async () => {
     using model = new Llama(CONFIG, { seed: 8 })
     const cache = model.makeCache({ capacity: 8 })
     const x = i32([[1, 2, 3]])
@@ -220,7 +220,7 @@ describe('trap 18: what a cache refuses', () => {
     x.dispose()
   })
 
-  test('leaves no tensors behind', async () => {
+  test('trap 18 leaves no tensors behind', async () => {
     const model = new Llama(CONFIG, { seed: 9 })
     const before = device.liveTensors
     const cache = model.makeCache({ batch: 2, capacity: 8, padding: [0, 2] })
