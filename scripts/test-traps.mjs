@@ -197,7 +197,7 @@ else {
       ? null
       : `failing: ${broken.map((t) => t.title).join(', ') || 'none ran'}`,
   )
-  const trapOf = (title) => /^trap (\d\d)/.exec(title)?.[1]
+  const trapOf = (title) => /^trap (\d+)/.exec(title)?.[1]?.padStart(2, '0')
   const traps = new Set(clean.tests.map((t) => trapOf(t.title)))
   for (const trap of traps) {
     if (only.length === 0 && !patches.some((p) => p.startsWith(`${trap}-`)))
