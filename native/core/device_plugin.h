@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of this file; a plugin serves exactly one version. */
-#define FUSELM_DEVICE_PLUGIN_ABI 1u
+#define FUSELM_DEVICE_PLUGIN_ABI 2u
 #define FUSELM_DEVICE_PLUGIN_SYMBOL "fuselm_device_plugin"
 #define FUSELM_PLUGIN_MAX_RANK 8
 
@@ -38,7 +38,15 @@ typedef struct FuselmTensor {
 typedef struct FuselmPluginKernel {
   const char* signature;
   uint32_t dtypes; /* Mask() of the dtypes taken for the first floating argument */
+  int32_t transactional;
 } FuselmPluginKernel;
+
+/* Where a launcher takes device memory for the length of its command, in order with the queue's
+ * work: 256-byte aligned, uninitialised. Null when there is none. */
+typedef struct FuselmWorkspace {
+  void* context;
+  void* (*take)(void* context, int64_t bytes);
+} FuselmWorkspace;
 
 typedef struct FuselmPluginQueue FuselmPluginQueue;
 typedef struct FuselmPluginFence FuselmPluginFence;
@@ -65,6 +73,7 @@ typedef struct FuselmDevicePlugin {
    * staging. `from` is free for reuse on return; `to` is written when a later fence is done. */
   int (*copy_to_device)(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes);
   int (*copy_to_host)(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes);
+  int (*fill)(FuselmPluginQueue* queue, void* to, int32_t byte, int64_t bytes);
 
   int (*fence_create)(int32_t device, FuselmPluginFence** out);
   int (*fence_destroy)(FuselmPluginFence* fence);
@@ -78,7 +87,8 @@ typedef struct FuselmDevicePlugin {
   const FuselmPluginKernel* kernels;
   /* Enqueues kernels[kernel]. Tensors in the order of the signature, absent ones with null data. */
   int (*launch)(FuselmPluginQueue* queue, int32_t kernel, const FuselmTensor* tensors,
-                int32_t tensor_count, const double* attributes, int32_t attribute_count);
+                int32_t tensor_count, const double* attributes, int32_t attribute_count,
+                const FuselmWorkspace* workspace);
 } FuselmDevicePlugin;
 
 /* Null when the plugin does not serve this version of the interface. */

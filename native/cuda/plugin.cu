@@ -1,8 +1,8 @@
 // The table of functions behind native/core/device_plugin.h: errors, devices, memory, kernels.
 
-#include <dlfcn.h>
-
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <vector>
 
 #include "native/cuda/kernel.cuh"
@@ -15,8 +15,8 @@ constexpr int kOldestMajor = 8;  // what the targets of CMakeLists.txt start at
 
 thread_local char last_error[1024];
 
-std::vector<Kernel>& Table() {
-  static auto* table = new std::vector<Kernel>;
+std::vector<LaunchFn>& Launchers() {
+  static auto* table = new std::vector<LaunchFn>;
   return *table;
 }
 
@@ -114,26 +114,61 @@ int Free(int32_t device, void* memory) {
   });
 }
 
-int Launch(FuselmPluginQueue* queue, int32_t index, const FuselmTensor* tensors,
-           int32_t tensor_count, const double* attributes, int32_t attribute_count) {
+// The device's own limit; FUSELM_CUDA_SHARED_LIMIT (bytes) lowers it, to run what smaller cards
+// run.
+int64_t SharedLimit(const cudaDeviceProp& properties) {
+  const auto limit = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+  const char* text = std::getenv("FUSELM_CUDA_SHARED_LIMIT");
+  const int64_t cap = text == nullptr ? 0 : std::atoll(text);
+  return cap > 0 ? std::min(cap, limit) : limit;
+}
+
+std::vector<DeviceTraits> ReadTraits() {
+  std::vector<DeviceTraits> all;
+  for (const int ordinal : Devices()) {
+    cudaDeviceProp p;
+    Check(cudaGetDeviceProperties(&p, ordinal), "device properties");
+    all.push_back(
+        {ordinal, p.major, p.minor, p.multiProcessorCount, SharedLimit(p), p.l2CacheSize});
+  }
+  return all;
+}
+
+const DeviceTraits& Traits(int ordinal) {
+  static const auto* all = new std::vector<DeviceTraits>(ReadTraits());
+  for (const DeviceTraits& traits : *all) {
+    if (traits.ordinal == ordinal) return traits;
+  }
+  throw Error(ErrorCode::kDevice, "cuda: there is no device " + std::to_string(ordinal));
+}
+
+View ToView(const FuselmTensor& t) {
+  const bool known = t.dtype > 0 && t.dtype < static_cast<int32_t>(kDTypeCount);
+  Require(known && t.rank >= 0 && t.rank <= FUSELM_PLUGIN_MAX_RANK, ErrorCode::kFormat,
+          "launch: a tensor has an unknown dtype or too many axes");
+  View view;
+  view.data = t.data;
+  view.dtype = static_cast<DType>(t.dtype);
+  view.rank = t.rank;
+  for (int i = 0; i < t.rank; ++i) {
+    view.shape[i] = t.shape[i];
+    view.stride[i] = t.stride[i];
+  }
+  return view;
+}
+
+int LaunchKernel(FuselmPluginQueue* queue, int32_t index, const FuselmTensor* tensors,
+                 int32_t tensor_count, const double* attributes, int32_t attribute_count,
+                 const FuselmWorkspace* workspace) {
   return Guard([&] {
-    Require(index >= 0 && static_cast<size_t>(index) < Table().size(), ErrorCode::kDevice,
+    Require(index >= 0 && static_cast<size_t>(index) < Launchers().size(), ErrorCode::kDevice,
             "launch: no such kernel");
-    const Kernel& kernel = Table()[static_cast<size_t>(index)];
-    Require(static_cast<size_t>(tensor_count) == kernel.tensors, ErrorCode::kFormat,
-            "launch: the number of tensors does not match the signature");
-    const std::span<const FuselmTensor> arguments(tensors, static_cast<size_t>(tensor_count));
-    for (const FuselmTensor& t : arguments) {
-      const bool known = t.dtype > 0 && t.dtype < static_cast<int32_t>(kDTypeCount);
-      Require(known && t.rank >= 0 && t.rank <= FUSELM_PLUGIN_MAX_RANK, ErrorCode::kFormat,
-              "launch: a tensor has an unknown dtype or too many axes");
-      const uint32_t bit = Mask(static_cast<DType>(t.dtype));
-      const bool floating = (bit & kFloat64) != 0;
-      Require(!floating || (bit & kernel.info.dtypes) != 0, ErrorCode::kShape,
-              "launch: this kernel has no variant for the dtype given");
-    }
+    std::vector<View> views;
+    for (int32_t i = 0; i < tensor_count; ++i) views.push_back(ToView(tensors[i]));
     UseQueue(queue);
-    kernel.launch({arguments, {attributes, static_cast<size_t>(attribute_count)}, Stream(queue)});
+    Launchers()[static_cast<size_t>(index)](
+        Arguments(views, {attributes, static_cast<size_t>(attribute_count)},
+                  Traits(OrdinalOf(queue)), Stream(queue), *workspace));
   });
 }
 
@@ -160,13 +195,19 @@ int Ordinal(int32_t device) {
   return devices[static_cast<size_t>(device)];
 }
 
-int Register(const Kernel& kernel) {
-  Table().push_back(kernel);
-  PublishedKernels().push_back(kernel.info);
-  return static_cast<int>(Table().size());
+void* Arguments::WorkspaceBytes(int64_t bytes) const {
+  void* memory = workspace_.take(workspace_.context, bytes);
+  if (memory == nullptr) {
+    throw Error(ErrorCode::kOutOfMemory, "no workspace of " + std::to_string(bytes) + " bytes");
+  }
+  return memory;
 }
 
-std::span<const Kernel> Kernels() { return Table(); }
+int Register(const FuselmPluginKernel& kernel, LaunchFn launch) {
+  Launchers().push_back(launch);
+  PublishedKernels().push_back(kernel);
+  return static_cast<int>(Launchers().size());
+}
 
 }  // namespace fuselm::cuda
 
@@ -178,7 +219,7 @@ extern "C" __attribute__((visibility("default"))) const FuselmDevicePlugin* fuse
   static const FuselmDevicePlugin plugin = [] {
     FuselmDevicePlugin p{};
     p.abi = FUSELM_DEVICE_PLUGIN_ABI;
-    p.name = "cuda";
+    p.name = FUSELM_CUDA_NAME;
     p.build = FUSELM_CUDA_BUILD;
     p.last_error = LastError;
     p.device_count = DeviceCount;
@@ -188,7 +229,7 @@ extern "C" __attribute__((visibility("default"))) const FuselmDevicePlugin* fuse
     FillQueueFunctions(&p);
     p.kernel_count = static_cast<int32_t>(PublishedKernels().size());
     p.kernels = PublishedKernels().data();
-    p.launch = Launch;
+    p.launch = LaunchKernel;
     return p;
   }();
   return &plugin;

@@ -129,6 +129,13 @@ int CopyToHost(FuselmPluginQueue* queue, void* to, const void* from, int64_t byt
   });
 }
 
+int Fill(FuselmPluginQueue* queue, void* to, int32_t byte, int64_t bytes) {
+  return Guard([&] {
+    UseQueue(queue);
+    Check(cudaMemsetAsync(to, byte, static_cast<size_t>(bytes), queue->stream), "fill");
+  });
+}
+
 int FenceCreate(int32_t device, FuselmPluginFence** out) {
   *out = nullptr;
   return Guard([&] {
@@ -185,11 +192,14 @@ void UseQueue(FuselmPluginQueue* queue) { Check(cudaSetDevice(queue->ordinal), "
 
 cudaStream_t Stream(FuselmPluginQueue* queue) { return queue->stream; }
 
+int OrdinalOf(FuselmPluginQueue* queue) { return queue->ordinal; }
+
 void FillQueueFunctions(FuselmDevicePlugin* plugin) {
   plugin->queue_create = QueueCreate;
   plugin->queue_destroy = QueueDestroy;
   plugin->copy_to_device = CopyToDevice;
   plugin->copy_to_host = CopyToHost;
+  plugin->fill = Fill;
   plugin->fence_create = FenceCreate;
   plugin->fence_destroy = FenceDestroy;
   plugin->fence_record = FenceRecord;

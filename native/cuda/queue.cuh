@@ -17,6 +17,7 @@ int Ordinal(int32_t device);
 // Makes the queue's device current on this thread.
 void UseQueue(FuselmPluginQueue* queue);
 cudaStream_t Stream(FuselmPluginQueue* queue);
+int OrdinalOf(FuselmPluginQueue* queue);
 void FillQueueFunctions(FuselmDevicePlugin* plugin);
 
 // Keeps the message for last_error() and returns the code.

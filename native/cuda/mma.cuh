@@ -1,0 +1,128 @@
+// Tensor-core instructions of sm_80 and what feeds them, each beside its model for the emulator.
+// Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16" and "m16n8k32".
+//
+// With lane l, g = l / 4 and t = l % 4:
+//   A (16 x 16, row-major), 4 words of 2 bf16: {(g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8)}
+//   B (16 x 8, column-major: k runs along a word), 2 words: {(k = 2t, n = g), (k = 2t + 8, n = g)}
+//   C (16 x 8), 4 floats: {(g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)}
+#pragma once
+
+#include "native/cuda/device.cuh"
+
+namespace fuselm::cuda {
+
+// d += a b; bf16 products, float32 sums.
+__device__ __forceinline__ void Mma16816(float (&d)[4], const uint32_t (&a)[4],
+                                         const uint32_t (&b)[2]) {
+#ifdef __CUDA_ARCH__
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const uint32_t* all = emulate::Exchange(mine);  // [32][6]
+  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + i / 2 * 8, col = 2 * t + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      const int a_word = (k / 8) * 2 + row / 8, b_word = 4 + k / 8;
+      const uint32_t aw = all[((row % 8) * 4 + k % 8 / 2) * 6 + a_word];
+      const uint32_t bw = all[(col * 4 + k % 8 / 2) * 6 + b_word];
+      d[i] +=
+          (k % 2 ? HighToFloat(aw) : LowToFloat(aw)) * (k % 2 ? HighToFloat(bw) : LowToFloat(bw));
+    }
+  }
+#endif
+}
+
+// d += a b; int8 products, int32 sums. As above with 4 bytes a word: A 16 x 32, B 32 x 8, byte j of
+// word w of A stands at k = 4t + j + 16 (w / 2), of B at k = 4t + j + 16 w.
+__device__ __forceinline__ void Mma16832S8(int32_t (&d)[4], const uint32_t (&a)[4],
+                                           const uint32_t (&b)[2]) {
+#ifdef __CUDA_ARCH__
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const uint32_t* all = emulate::Exchange(mine);
+  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row = g + i / 2 * 8, col = 2 * t + i % 2;
+    for (int k = 0; k < 32; ++k) {
+      const int a_word = (k / 16) * 2 + row / 8, b_word = 4 + k / 16;
+      const uint32_t aw = all[((row % 8) * 4 + k % 16 / 4) * 6 + a_word];
+      const uint32_t bw = all[(col * 4 + k % 16 / 4) * 6 + b_word];
+      d[i] += static_cast<int8_t>(aw >> (k % 4 * 8)) * static_cast<int8_t>(bw >> (k % 4 * 8));
+    }
+  }
+#endif
+}
+
+// Four 8 x 8 matrices of 16-bit elements: lane l names the 16-byte row l % 8 of matrix l / 8, and
+// gets of matrix i the word (row l / 4, columns 2 (l % 4) and + 1).
+__device__ __forceinline__ void LdMatrixX4(uint32_t (&r)[4], const void* row) {
+#ifdef __CUDA_ARCH__
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at));
+#elif !defined(__CUDACC__)
+  const void* const* rows = emulate::Exchange(&row, 1);
+  const int lane = emulate::Lane();
+  for (int i = 0; i < 4; ++i) {
+    r[i] = static_cast<const uint32_t*>(rows[i * 8 + lane / 4])[lane % 4];
+  }
+#endif
+}
+// As LdMatrixX4, each matrix transposed.
+__device__ __forceinline__ void LdMatrixX4Trans(uint32_t (&r)[4], const void* row) {
+#ifdef __CUDA_ARCH__
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(at));
+#elif !defined(__CUDACC__)
+  const void* const* rows = emulate::Exchange(&row, 1);
+  const int lane = emulate::Lane(), column = lane / 4, first = lane % 4 * 2;
+  for (int i = 0; i < 4; ++i) {
+    const uint32_t low = static_cast<const uint16_t*>(rows[i * 8 + first])[column];
+    const uint32_t high = static_cast<const uint16_t*>(rows[i * 8 + first + 1])[column];
+    r[i] = low | high << 16;
+  }
+#endif
+}
+
+// 16 bytes from global to shared memory, zeros where `valid` is false; both 16-byte aligned. Done
+// after CpAsyncWait<n> (n groups may still be under way) and a barrier.
+__device__ __forceinline__ void CpAsync16(void* shared, const void* global, bool valid = true) {
+#ifdef __CUDA_ARCH__
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes)
+               : "memory");
+#elif !defined(__CUDACC__)
+  emulate::CopyLater(shared, global, valid);
+#endif
+}
+__device__ __forceinline__ void CpAsyncCommit() {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#elif !defined(__CUDACC__)
+  emulate::CommitCopies();
+#endif
+}
+template <int kUnderWay>
+__device__ __forceinline__ void CpAsyncWait() {
+#ifdef __CUDA_ARCH__
+  asm volatile("cp.async.wait_group %0;" ::"n"(kUnderWay) : "memory");
+#elif !defined(__CUDACC__)
+  emulate::WaitCopies(kUnderWay);
+#endif
+}
+
+}  // namespace fuselm::cuda
