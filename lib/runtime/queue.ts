@@ -14,6 +14,7 @@ const FENCE = 6
 const SIGNAL = 7
 const WAIT = 8
 const MARK = 9
+const MEND = 10
 
 /** A batch goes out when it is this long, so the executor starts before the turn ends. */
 const FLUSH_WORDS = 8192
@@ -257,6 +258,16 @@ export class Queue {
     const p = this.#begin(4, MARK, false)
     this.#words[p + 3] = step
     this.#end(p + 4)
+  }
+
+  /**
+   * Takes what the storage holds as valid again, whatever failed to write it: for who knows which part
+   * of it still stands. One that was never allocated stays as it is.
+   */
+  mend(storage: Storage): void {
+    this.#use(storage, true)
+    storage.version++
+    this.#control(MEND, storage.id)
   }
 
   /** Hands what is written so far to the executor. */

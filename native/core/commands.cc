@@ -67,6 +67,7 @@ void Executor::Execute(const Task& task, int depth) {
     }
     case kWait: break;  // Ready() let it through
     case kMark: task.queue->step = record[3]; break;
+    case kMend: Mend(task); break;
     default: RunKernel(task, frame, kernels[code - kFirstKernelCode]);
   }
   if (trace.on() && (code >= kFirstKernelCode || (code <= kRead && code != kFree))) {
@@ -196,6 +197,16 @@ void Executor::Release(const Task& task) {
   }
   buffer->live = false;
   buffer->poison = nullptr;
+}
+
+void Executor::Mend(const Task& task) {
+  const uint32_t id = task.record[3];
+  Buffer* buffer = task.queue->environment->buffers.Find(id);
+  if (!buffer) {
+    Fail(task, ErrorCode::kDevice, "mend: no " + Id(id));
+  } else if (buffer->block) {  // one that was never allocated holds nothing
+    buffer->poison = nullptr;
+  }
 }
 
 void Executor::Copy(Frame& frame, std::byte* to, const std::byte* from, int64_t bytes) {

@@ -22,7 +22,8 @@ int ControlWords(uint32_t code) {
     case kFence:
     case kSignal:
     case kWait:
-    case kMark: return 1;
+    case kMark:
+    case kMend: return 1;
     default: return -1;
   }
 }
@@ -82,7 +83,7 @@ class FramingCheck {
   void Control(uint32_t code) {
     const int fields = ControlWords(code);
     if (fields < 0) Fail("unknown code " + std::to_string(code));
-    if (code <= kRead) TakeId();
+    if (code <= kRead || code == kMend) TakeId();
     switch (code) {
       case kAlloc:
         TakeSize("size");
@@ -104,7 +105,8 @@ class FramingCheck {
         TakeSize("size");
         Take();
         break;
-      case kFree: break;
+      case kFree:
+      case kMend: break;
       default: Take();
     }
   }

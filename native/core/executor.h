@@ -109,6 +109,7 @@ class Executor {
   void InvokeKernel(Frame& frame, KernelEntry& kernel);
   void Allocate(const Task& task);
   void Release(const Task& task);
+  void Mend(const Task& task);
   void Write(const Task& task, Frame& frame);
   void Upload(const Task& task, Frame& frame);
   void Read(const Task& task, Frame& frame);

@@ -142,6 +142,8 @@ enum Control : uint32_t {
   kSignal = 7,  // event; an event id is signalled once in an environment's life, from 1 upwards
   kWait = 8,    // event: later commands of this queue wait for its signal; any number may wait
   kMark = 9,    // step: names the step in errors and traces
+  kMend = 10,   // id: what the buffer holds counts as valid again, whatever failed to write it; for
+                // who knows which part of it still stands
 };
 inline constexpr uint32_t kFirstKernelCode = 16;
 inline constexpr uint32_t kMaxBufferId = (1u << 24) - 1;

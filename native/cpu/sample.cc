@@ -158,7 +158,8 @@ class Sampler {
           if (ids[i] < 0) continue;
           const float value = static_cast<float>(x[ids[i]]);  // as given: twice named, once changed
           const float changed = value > 0 ? value / o_.penalty : value * o_.penalty;
-          z_[r * size_ + ids[i]] = changed > kLowest ? changed : kLowest;
+          // an extreme penalty must make neither an infinity nor a NaN
+          z_[r * size_ + ids[i]] = changed > kLowest ? std::min(changed, -kLowest) : kLowest;
         }
       });
     });

@@ -79,8 +79,9 @@ class Script {
   void Record() {
     const size_t start = words.size();
     const uint32_t kind = in_.Byte() % 16;
-    words.insert(words.end(), {0, kind < 10 ? kind : kFirstKernelCode + kind % 2, in_.Byte() % 3});
-    if (kind < 10) {
+    const bool control = kind <= kMend;
+    words.insert(words.end(), {0, control ? kind : kFirstKernelCode + kind % 2, in_.Byte() % 3});
+    if (control) {
       Control(kind);
     } else {
       Kernel(kind % 2 == 1);
@@ -97,7 +98,7 @@ class Script {
   }
 
   void Control(uint32_t kind) {
-    if (kind >= kAlloc && kind <= kRead) Push(1 + in_.Byte() % 6);
+    if ((kind >= kAlloc && kind <= kRead) || kind == kMend) Push(1 + in_.Byte() % 6);
     switch (kind) {
       case kAlloc:
         Push(in_.Word() * 16);

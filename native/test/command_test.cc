@@ -89,10 +89,11 @@ TEST(framing_rejects_and_enqueues_nothing) {
       {5, kFence, 0, 1, 0},
       {3, kFence, 0},
       {4, 0, 0, 1},
-      {4, 10, 0, 1},
+      {4, 11, 0, 1},
       {4, 15, 0, 1},
       {4, 0xffffffff, 0, 0},
       {4, kFree, 0, 0},
+      {4, kMend, 0, 0},
       {4, kFree, 0, kMaxBufferId + 1},
       {7, kAlloc, 0, 1, 0, 0x80000000, 0},  // a negative size
       {7, kWrite, 0, 1, 0, 0, 4},           // without its data
@@ -230,6 +231,31 @@ TEST(poison_flows_and_the_first_failure_wins) {
   s.Submit(whole);
   CHECK_EQ(s.Floats(5, 4)[3], 3.f);
   CHECK_EQ(s.Floats(4, 4)[3], 3.f);
+}
+
+TEST(mended_contents_count_again) {
+  Session s;
+  Commands c = TwoBuffers(s, 4);
+  c.WriteFloats(1, Range(4)).Alloc(3, 16).WriteFloats(3, Range(4));
+  c.Kernel("toy.fail", {{1, {4}}, {2, {4}}}, {7});
+  c.Kernel("toy.accumulate", {{3, {4}}, {2, {4}}});  // skipped: its target stands, but is poisoned
+  s.Submit(c);
+  CHECK_THROWS(s.Floats(3, 4), ErrorCode::kValue, "the toy failed");
+  Commands mend = s.Begin();
+  mend.Mend(3).Kernel("toy.accumulate", {{3, {4}}, {1, {4}}});
+  s.Submit(mend);
+  CHECK_EQ(s.Floats(3, 4)[3], 6.f);
+  // Nothing makes contents of a buffer that is none, or of one whose allocation failed.
+  s.environment->TakeFailure();
+  s.Submit(s.Begin().Mend(9));
+  CHECK_THROWS(s.Floats(2, 4), ErrorCode::kValue, "the toy failed");
+  const auto noted = s.environment->TakeFailure();
+  CHECK(noted && noted->message.find("mend: no buffer 9") != std::string::npos);
+  s.device->FailAllocation(1);
+  Commands empty = s.Begin();
+  empty.Alloc(4, 16).Mend(4);
+  s.Submit(empty);
+  CHECK_THROWS(s.Floats(4, 4), ErrorCode::kOutOfMemory, "alloc");
 }
 
 TEST(launcher_errors_of_any_kind) {

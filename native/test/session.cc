@@ -62,6 +62,7 @@ Commands& Commands::Fence(uint32_t token) { return Control(kFence, {token}); }
 Commands& Commands::Signal(uint32_t event) { return Control(kSignal, {event}); }
 Commands& Commands::Wait(uint32_t event) { return Control(kWait, {event}); }
 Commands& Commands::Mark(uint32_t step) { return Control(kMark, {step}); }
+Commands& Commands::Mend(uint32_t id) { return Control(kMend, {id}); }
 
 Commands& Commands::Kernel(const std::string& op, const std::vector<Arg>& args,
                            const std::vector<double>& attributes) {

@@ -41,6 +41,7 @@ class Commands {
   Commands& Signal(uint32_t event);
   Commands& Wait(uint32_t event);
   Commands& Mark(uint32_t step);
+  Commands& Mend(uint32_t id);
   Commands& Kernel(const std::string& op, const std::vector<Arg>& args,
                    const std::vector<double>& attributes = {});
   uint32_t CodeOf(const std::string& op) const;
