@@ -22,8 +22,8 @@ export {
   Decoder,
   type DecoderOptions,
   type Prompt,
-  type Session,
 } from './decoder/decoder.ts'
+export type { Session, SessionOptions } from './decoder/session.ts'
 export type { Completion, GeneratedPiece, Generation, Usage } from './generate/generation.ts'
 export type { FinishReason, GenerateOptions } from './generate/options.ts'
 export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'

@@ -4,18 +4,25 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { TextDataset } from '../data/dataset.ts'
 import type { Batch } from '../data/rows.ts'
-import { type Completion, type GeneratedPiece, Generation, generateRows } from '../generate/generation.ts'
+import {
+  type Completion,
+  type GeneratedPiece,
+  Generation,
+  type GenerationInputs,
+  generateRows,
+  makeGenerationCache,
+} from '../generate/generation.ts'
 import { completeGenerateOptions, type GenerateOptions } from '../generate/options.ts'
 import type { CausalLm, ModelOptions } from '../models/causal-lm.ts'
 import { createModel } from '../models/family.ts'
 import { loadModel, loadModelInto, saveModel } from '../models/folder.ts'
 import '../models/index.ts' // families register themselves
-import type { KvCache } from '../nn/kv-cache.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type Evaluation, evaluate } from '../train/step.ts'
+import { Session, type SessionOptions } from './session.ts'
 
 export type Prompt = string | readonly ChatMessage[] | Int32Array
 
@@ -107,9 +114,9 @@ export class Decoder {
       async function* (this: Decoder): AsyncGenerator<GeneratedPiece, Completion, void> {
         const ids = await this.#encode(prompt)
         const capacity = this.#capacity('Decoder.generate', ids.length, settings.maxNewTokens)
-        const cache = this.model.makeCache({ batch: 1, capacity })
+        const cache = makeGenerationCache(this.model, { capacity })
         try {
-          const [completion] = yield* this.#rows([ids], cache, settings)
+          const [completion] = yield* generateRows({ ...this.#parts, prompts: [ids], cache, settings })
           return completion as Completion
         } finally {
           cache.dispose()
@@ -129,9 +136,9 @@ export class Decoder {
     const longest = Math.max(...ids.map(({ length }) => length))
     const capacity = this.#capacity('Decoder.generateBatch', longest, settings.maxNewTokens)
     const padding = ids.map(({ length }) => longest - length)
-    const cache = this.model.makeCache({ batch: ids.length, capacity, padding })
+    const cache = makeGenerationCache(this.model, { batch: ids.length, capacity, padding })
     try {
-      const rows = this.#rows(ids, cache, settings)
+      const rows = generateRows({ ...this.#parts, prompts: ids, cache, settings })
       for (;;) {
         const { done, value } = await rows.next()
         if (done) return value
@@ -142,13 +149,12 @@ export class Decoder {
   }
 
   /** A conversation that keeps what it has read between turns. */
-  session({ capacity = this.model.size.maxPositionEmbeddings }: { capacity?: number } = {}): Session {
-    checkInteger('Decoder.session', 'capacity', capacity, 1, this.model.size.maxPositionEmbeddings)
-    return new Session(this, capacity, {
-      encode: (prompt) => this.#encode(prompt),
-      rows: (ids, cache, options, cached) =>
-        this.#rows([ids], cache, completeGenerateOptions('Session.generate', options), cached),
-    })
+  session(options: SessionOptions = {}): Session {
+    checkOptions('Decoder.session', options, ['capacity'])
+    const { maxPositionEmbeddings: most } = this.model.size
+    const { capacity = most } = options
+    checkInteger('Decoder.session', 'capacity', capacity, 1, most)
+    return new Session({ ...this.#parts, capacity, encode: (prompt) => this.#encode(prompt) })
   }
 
   /** Mean loss and perplexity over a dataset. */
@@ -206,102 +212,8 @@ export class Decoder {
     return Math.min(maxPositionEmbeddings, prompt + maxNewTokens)
   }
 
-  #rows(
-    prompts: readonly Int32Array[],
-    cache: KvCache,
-    settings: ReturnType<typeof completeGenerateOptions>,
-    cached = 0,
-  ): ReturnType<typeof generateRows> {
-    const { model, tokenizer } = this
-    return generateRows({
-      model,
-      tokenizer,
-      eosTokenIds: this.#eosTokenIds,
-      prompts,
-      cache,
-      cached,
-      settings,
-    })
-  }
-}
-
-interface SessionParts {
-  encode(prompt: Prompt): Promise<Int32Array>
-  rows(
-    ids: Int32Array,
-    cache: KvCache,
-    options: GenerateOptions,
-    cached: number,
-  ): ReturnType<typeof generateRows>
-}
-
-/** Keys and values of a conversation: a turn reads only what is new. */
-export class Session {
-  readonly #cache: KvCache
-  readonly #parts: SessionParts
-  #tokens = new Int32Array(0)
-  #busy = false
-
-  /** @internal */
-  constructor({ model }: Decoder, capacity: number, parts: SessionParts) {
-    this.#cache = model.makeCache({ batch: 1, capacity })
-    this.#parts = parts
-  }
-
-  /**
-   * Continues the prompt, a whole conversation each time; what it shares with the last one is not read
-   * again.
-   * @throws ValueError while another answer of this session is still being read
-   */
-  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    return new Generation(
-      async function* (this: Session): AsyncGenerator<GeneratedPiece, Completion, void> {
-        if (this.#busy) throw new ValueError('Session.generate: the answer before is still being read')
-        this.#busy = true
-        try {
-          const ids = await this.#parts.encode(prompt)
-          const cached = this.#reuse(ids)
-          if (ids.length >= this.#cache.capacity) {
-            throw new ValueError(
-              `Session.generate: the conversation must have fewer than ${this.#cache.capacity} tokens, received ${ids.length}`,
-            )
-          }
-          const room = this.#cache.capacity - ids.length
-          const maxNewTokens = Math.min(options.maxNewTokens ?? 256, room)
-          // while it is read the cache is ahead of what is known of it
-          this.#tokens = new Int32Array(0)
-          const [completion] = yield* this.#parts.rows(ids, this.#cache, { ...options, maxNewTokens }, cached)
-          const { tokenIds } = completion as Completion
-          this.#tokens = Int32Array.of(...ids, ...tokenIds).subarray(0, this.#cache.length)
-          return completion as Completion
-        } finally {
-          this.#busy = false
-        }
-      }.bind(this),
-    )
-  }
-
-  dispose(): void {
-    this.#cache.dispose()
-  }
-
-  [Symbol.dispose](): void {
-    this.dispose()
-  }
-
-  /** Cuts the cache to what it shares with the prompt; at least one token is left to read. */
-  #reuse(ids: Int32Array): number {
-    let shared = 0
-    while (shared < Math.min(this.#tokens.length, ids.length - 1) && this.#tokens[shared] === ids[shared])
-      shared++
-    try {
-      this.#cache.truncate(shared)
-      return shared
-    } catch (error) {
-      if (!(error instanceof ValueError)) throw error
-      this.#cache.truncate(0) // a sliding window has rolled past it
-      return 0
-    }
+  get #parts(): Pick<GenerationInputs, 'model' | 'tokenizer' | 'eosTokenIds'> {
+    return { model: this.model, tokenizer: this.tokenizer, eosTokenIds: this.#eosTokenIds }
   }
 }
 

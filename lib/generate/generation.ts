@@ -1,14 +1,15 @@
 // Answers as they come: text, tokens and their probabilities; why and where they end.
 
 import type { CausalLm } from '../models/causal-lm.ts'
-import type { KvCache } from '../nn/kv-cache.ts'
+import type { KvCache, KvCacheOptions } from '../nn/kv-cache.ts'
 import type { Device } from '../runtime/device.ts'
 import { ValueError } from '../runtime/errors.ts'
 import type { Queue } from '../runtime/queue.ts'
+import { withQueue } from '../tensor/mode.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { DecodeStream } from '../tokenizer/decode.ts'
 import type { Tokenizer } from '../tokenizer/tokenizer.ts'
-import { decode } from './decoding.ts'
+import { decode, type Reading } from './decoding.ts'
 import type { FinishReason, GenerateSettings } from './options.ts'
 import { StopFilter } from './stop.ts'
 
@@ -37,13 +38,23 @@ export interface Completion {
 // Generation overtakes training between two tiles of a running command.
 const queues = new WeakMap<Device, Queue>()
 
-function generationQueue(device: Device): Queue {
+function generationQueue({ device }: Tensor): Queue {
   let queue = queues.get(device)
   if (queue === undefined) {
     queue = device.createQueue({ priority: 1 })
     queues.set(device, queue)
   }
   return queue
+}
+
+/** Runs `fn` (synchronous) on the queue that generates: elsewhere it would wait for what trains. */
+export function onGenerationQueue<T>(model: CausalLm, fn: () => T): T {
+  return withQueue(generationQueue(model.inputEmbedding), fn)
+}
+
+/** A cache for {@link generateRows}. */
+export function makeGenerationCache(model: CausalLm, options: Partial<KvCacheOptions>): KvCache {
+  return onGenerationQueue(model, () => model.makeCache(options))
 }
 
 class Row {
@@ -58,26 +69,27 @@ class Row {
     this.#stop = new StopFilter(stops)
   }
 
-  /** The piece that a token makes; null when it ends the answer without one. */
-  take(tokenId: number, logprob: number, eos: ReadonlySet<number>): GeneratedPiece | null {
-    if (eos.has(tokenId)) {
-      this.finishReason = 'eos'
-      return null
+  /**
+   * The piece that a token makes; null for one that only ends the answer.
+   * @param last no token follows
+   */
+  take(
+    tokenId: number,
+    logprob: number,
+    { eos, last }: { eos: boolean; last: boolean },
+  ): GeneratedPiece | null {
+    let text = ''
+    if (!eos) {
+      this.tokenIds.push(tokenId)
+      text = this.#stop.push(this.#stream.push(tokenId))
     }
-    this.tokenIds.push(tokenId)
-    const text = this.#stop.push(this.#stream.push(tokenId))
-    this.text += text
+    if (!this.#stop.stopped && (eos || last)) {
+      text += this.#stop.push(this.#stream.end()) + this.#stop.end()
+      this.finishReason = eos ? 'eos' : 'length'
+    }
     if (this.#stop.stopped) this.finishReason = 'stop'
-    return { text, tokenId, logprob }
-  }
-
-  /** Ends the row; what was held back. */
-  finish(reason: FinishReason): string {
-    this.finishReason ??= reason
-    if (this.#stop.stopped) return ''
-    const rest = this.#stop.push(this.#stream.end()) + this.#stop.end()
-    this.text += rest
-    return rest
+    this.text += text
+    return eos && text === '' ? null : { text, tokenId, logprob }
   }
 }
 
@@ -88,8 +100,8 @@ export interface GenerationInputs {
   /** Whole prompts. */
   readonly prompts: readonly Int32Array[]
   readonly cache: KvCache
-  /** Tokens of the one prompt that the cache holds already. */
-  readonly cached?: number
+  /** What of the one prompt the cache holds already; kept up to date. Nothing when left out. */
+  readonly reading?: Reading
   readonly settings: GenerateSettings
 }
 
@@ -99,13 +111,14 @@ export interface RowPiece extends GeneratedPiece {
 
 /**
  * Continues a batch of prompts until every row has ended.
- * @returns the answers; an abort ends them where they are and is thrown by the caller
+ * @returns the answers; an abort ends them where they are, with the text that was certain by then
+ * @throws the signal's reason when it aborts before the first token
  */
 export async function* generateRows(inputs: GenerationInputs): AsyncGenerator<RowPiece, Completion[], void> {
-  const { model, tokenizer, prompts, cache, cached = 0, settings, eosTokenIds } = inputs
-  const { device } = model.parameters()[0] as Tensor
+  const { model, tokenizer, prompts, cache, settings, eosTokenIds, reading = { standing: 0 } } = inputs
+  const cached = reading.standing
   const longest = Math.max(...prompts.map(({ length }) => length))
-  if (longest === 0) throw new ValueError('generate: the prompt has no tokens')
+  if (prompts.some(({ length }) => length === 0)) throw new ValueError('generate: the prompt has no tokens')
   const padded = prompts.map((ids) => {
     const row = new Int32Array(longest - cached)
     row.set(ids.subarray(cached), longest - ids.length)
@@ -116,36 +129,28 @@ export async function* generateRows(inputs: GenerationInputs): AsyncGenerator<Ro
     model,
     prompts: padded,
     cache,
+    reading,
     histories: prompts,
     settings,
-    queue: generationQueue(device),
+    queue: generationQueue(model.inputEmbedding),
   })
-  let reason: FinishReason = 'length'
-  let count = 0
-  for await (const { ids, logprobs } of steps) {
-    if (settings.signal?.aborted) {
-      reason = 'aborted'
-      break
-    }
+  for await (const { ids, logprobs, last } of steps) {
     for (const [row, state] of rows.entries()) {
+      if (settings.signal?.aborted) break
       if (state.finishReason !== null) continue
-      const piece = state.take(ids[row] as number, logprobs[row] as number, eosTokenIds)
+      const tokenId = ids[row] as number
+      const eos = eosTokenIds.has(tokenId)
+      const piece = state.take(tokenId, logprobs[row] as number, { eos, last })
       if (piece !== null) yield { row, ...piece }
     }
-    if (++count === settings.maxNewTokens || rows.every(({ finishReason }) => finishReason !== null)) break
+    if (settings.signal?.aborted || rows.every(({ finishReason }) => finishReason !== null)) break
   }
-  const completions: Completion[] = []
-  for (const [row, state] of rows.entries()) {
-    const rest = state.finish(reason)
-    if (rest !== '') yield { row, text: rest, tokenId: state.tokenIds.at(-1) as number, logprob: 0 }
-    completions.push({
-      text: state.text,
-      tokenIds: state.tokenIds,
-      finishReason: state.finishReason as FinishReason,
-      usage: { promptTokens: (prompts[row] as Int32Array).length, completionTokens: state.tokenIds.length },
-    })
-  }
-  return completions
+  return rows.map(({ text, tokenIds, finishReason }, row) => ({
+    text,
+    tokenIds,
+    finishReason: finishReason ?? 'aborted',
+    usage: { promptTokens: (prompts[row] as Int32Array).length, completionTokens: tokenIds.length },
+  }))
 }
 
 /**

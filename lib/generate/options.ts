@@ -1,7 +1,7 @@
 // How a text is continued, with defaults.
 
-import { ConfigError, ValueError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { ConfigError } from '../runtime/errors.ts'
+import { checkInteger, checkNumber, checkOptions, checkSignal } from '../runtime/options.ts'
 
 export interface GenerateOptions {
   /** Default 256. */
@@ -18,6 +18,10 @@ export interface GenerateOptions {
   readonly seed?: number
   /** Texts that end the answer; they are not part of it. */
   readonly stop?: readonly string[]
+  /**
+   * Ends the answer where it is (`finishReason` says `aborted`); before its first token, its reason is
+   * thrown.
+   */
   readonly signal?: AbortSignal
 }
 
@@ -39,24 +43,21 @@ export const GENERATE_OPTIONS = [
 /** @throws ConfigError, ValueError naming the option */
 export function completeGenerateOptions(where: string, options: GenerateOptions): GenerateSettings {
   checkOptions(where, options, GENERATE_OPTIONS)
-  const { temperature = 1, topP = 1, repetitionPenalty = 1, stop = [], signal } = options
+  const { temperature = 1, topP = 1, repetitionPenalty = 1, stop = [] } = options
   const { maxNewTokens = 256, topK = 0, seed = Math.floor(Math.random() * 2 ** 32) } = options
-  checkInteger(where, 'maxNewTokens', maxNewTokens, 1, 2 ** 30)
-  checkInteger(where, 'topK', topK, 0, 2 ** 30)
-  checkInteger(where, 'seed', seed, 0, Number.MAX_SAFE_INTEGER)
-  if (!(temperature >= 0 && Number.isFinite(temperature))) {
-    throw new ValueError(`${where}: temperature must be a number from 0, received ${temperature}`)
-  }
-  if (!(topP > 0 && topP <= 1)) throw new ValueError(`${where}: topP must be in (0, 1], received ${topP}`)
-  if (!(repetitionPenalty > 0 && Number.isFinite(repetitionPenalty))) {
-    throw new ValueError(
-      `${where}: repetitionPenalty must be a number above 0, received ${repetitionPenalty}`,
-    )
-  }
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {
     throw new ConfigError(`${where}: stop must be a list of texts that are not empty`)
   }
-  return { maxNewTokens, temperature, topK, topP, repetitionPenalty, seed, stop, signal }
+  return {
+    maxNewTokens: checkInteger(where, 'maxNewTokens', maxNewTokens, 1, 2 ** 30),
+    temperature: checkNumber(where, 'temperature', temperature, { from: 0 }),
+    topK: checkInteger(where, 'topK', topK, 0, 2 ** 30),
+    topP: checkNumber(where, 'topP', topP, { above: 0, to: 1 }),
+    repetitionPenalty: checkNumber(where, 'repetitionPenalty', repetitionPenalty, { above: 0 }),
+    seed: checkInteger(where, 'seed', seed, 0, Number.MAX_SAFE_INTEGER),
+    stop,
+    signal: checkSignal(where, options.signal),
+  }
 }
 
 /** Why an answer ended. */

@@ -17,8 +17,11 @@ export class Sampler {
   readonly #history: Tensor | null
   #length: number
 
-  /** @param histories tokens of each row so far */
-  constructor(settings: GenerateSettings, histories: readonly Int32Array[], device: Device) {
+  /**
+   * @param histories tokens of each row so far
+   * @param most tokens that a row may come to
+   */
+  constructor(settings: GenerateSettings, histories: readonly Int32Array[], most: number, device: Device) {
     this.#settings = settings
     this.#rows = histories.length
     this.#device = device
@@ -27,7 +30,7 @@ export class Sampler {
       this.#history = null
       return
     }
-    const capacity = this.#length + settings.maxNewTokens
+    const capacity = Math.min(most, this.#length + settings.maxNewTokens)
     const values = new Int32Array(this.#rows * capacity).fill(-1)
     histories.forEach((ids, row) => {
       values.set(ids, row * capacity)

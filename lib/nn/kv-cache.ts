@@ -165,6 +165,22 @@ export class KvCache {
     if (length === 0) this.#written = 0
   }
 
+  /**
+   * Goes back to the first `length` tokens after a command failed or was cancelled: what that made
+   * unreadable can be written again. The caller knows that these tokens were read before it.
+   * @throws as `truncate`
+   */
+  recover(length: number): void {
+    this.#checkAlive()
+    const { activeQueue } = this.#start.device
+    for (const { k, v } of this.#layers) {
+      activeQueue.mend(k.storage)
+      activeQueue.mend(v.storage)
+    }
+    activeQueue.mend(this.#start.storage)
+    this.truncate(length)
+  }
+
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true

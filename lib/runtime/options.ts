@@ -54,9 +54,46 @@ export function checkInteger(where: string, name: string, value: unknown, min: n
   if (typeof value === 'number' && Number.isInteger(value) && value >= min && value <= max) {
     return value
   }
-  const shown = typeof value === 'bigint' ? `${value}n` : (JSON.stringify(value) ?? String(value))
-  throw new ValueError(
-    `${where}: ${name} must be an integer from ${min} to ${max}, received ` +
-      (typeof value === 'number' ? String(value) : shown),
-  )
+  throw new ValueError(`${where}: ${name} must be an integer from ${min} to ${max}, received ${shown(value)}`)
+}
+
+/** Bounds of a number; those left out do not bind. */
+export interface NumberRange {
+  readonly from?: number
+  readonly above?: number
+  readonly to?: number
+  readonly below?: number
+}
+
+/**
+ * A finite number within bounds.
+ * @throws ValueError for anything else, BigInt and NaN included
+ */
+export function checkNumber(where: string, name: string, value: unknown, range: NumberRange): number {
+  const { from = -Infinity, above = -Infinity, to = Infinity, below = Infinity } = range
+  if (typeof value === 'number' && Number.isFinite(value)) {
+    if (value >= from && value > above && value <= to && value < below) return value
+  }
+  const bounds = Object.entries(range).map(([word, bound]) => `${word} ${bound}`)
+  throw new ValueError(`${where}: ${name} must be a number ${bounds.join(' ')}, received ${shown(value)}`)
+}
+
+/**
+ * An AbortSignal, or nothing.
+ * @throws ValueError
+ */
+export function checkSignal(where: string, value: unknown): AbortSignal | undefined {
+  const signal = value as AbortSignal | undefined
+  if (signal === undefined || typeof signal?.throwIfAborted === 'function') return signal
+  throw new ValueError(`${where}: signal must be an AbortSignal, received ${shown(value)}`)
+}
+
+function shown(value: unknown): string {
+  if (typeof value === 'bigint') return `${value}n`
+  if (typeof value === 'number') return String(value)
+  try {
+    return JSON.stringify(value) ?? String(value)
+  } catch {
+    return Object.prototype.toString.call(value)
+  }
 }

@@ -107,6 +107,47 @@ test('pieces are the text; usage and reason come at the end', async () => {
   await expect(generation.text()).rejects.toThrow(/read once/)
 })
 
+test('one piece a token, also where text was held back to the end', async () => {
+  const options = { temperature: 0, maxNewTokens: 20 }
+  const plain: { text: string; tokenId: number; logprob: number }[] = []
+  for await (const piece of decoder.generate('the cat', options)) plain.push(piece)
+  // what may begin this stop text is the last thing there is
+  const tail = plain
+    .map(({ text }) => text)
+    .join('')
+    .slice(-2)
+  const generation = decoder.generate('the cat', { ...options, stop: [`${tail}...`] })
+  const held: typeof plain = []
+  for await (const piece of generation) held.push(piece)
+  expect(held.map(({ tokenId, logprob }) => ({ tokenId, logprob }))).toEqual(
+    plain.map(({ tokenId, logprob }) => ({ tokenId, logprob })),
+  )
+  expect(held.map(({ text }) => text).join('')).toBe(plain.map(({ text }) => text).join(''))
+  expect(generation.usage?.completionTokens).toBe(plain.length)
+})
+
+test('options at their limits', async () => {
+  const extremes = [
+    { repetitionPenalty: 1e300 },
+    { repetitionPenalty: 1e-30 },
+    { temperature: 1e-300 },
+    { temperature: 1e300 },
+    { topP: 1e-300 },
+    { maxNewTokens: 2 ** 30, repetitionPenalty: 1.1 },
+    { seed: Number.MAX_SAFE_INTEGER },
+  ]
+  for (const more of extremes) {
+    const { tokenIds } = await decoder.generate('the cat', { maxNewTokens: 5, seed: 1, ...more }).completion()
+    for (const id of tokenIds) expect(id).toBeLessThan(tokenizer.vocabSize)
+  }
+  // 0 in float32
+  await expect(decoder.generate('the', { repetitionPenalty: 1e-300 }).text()).rejects.toMatchObject({
+    code: 'ERR_VALUE',
+  })
+  await expect(decoder.generateBatch(['the', ''], {})).rejects.toThrow(/no tokens/)
+  expect(await decoder.generateBatch([])).toEqual([])
+})
+
 test('leaving the loop frees what it held', async () => {
   for await (const piece of decoder.generate('the cat', { seed: 3 })) {
     expect(piece.tokenId).toBeGreaterThanOrEqual(0)
@@ -165,7 +206,7 @@ describe('options', () => {
     [{ maxNewTokens: 0 }, /maxNewTokens must be an integer/],
     [{ temperature: -1 }, /temperature must be/],
     [{ temperature: Number.NaN }, /temperature must be/],
-    [{ topP: 0 }, /topP must be in/],
+    [{ topP: 0 }, /topP must be a number above 0 to 1/],
     [{ topK: 1.5 }, /topK must be an integer/],
     [{ repetitionPenalty: 0 }, /repetitionPenalty must be/],
     [{ stop: [''] }, /stop must be/],

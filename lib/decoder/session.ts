@@ -1,0 +1,116 @@
+// A conversation: keys and values of what was read stay from turn to turn.
+
+import {
+  type Completion,
+  type GeneratedPiece,
+  Generation,
+  type GenerationInputs,
+  generateRows,
+  makeGenerationCache,
+  onGenerationQueue,
+} from '../generate/generation.ts'
+import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } from '../generate/options.ts'
+import type { CausalLm } from '../models/causal-lm.ts'
+import type { KvCache } from '../nn/kv-cache.ts'
+import { ValueError } from '../runtime/errors.ts'
+import type { Prompt } from './decoder.ts'
+
+export interface SessionOptions {
+  /** Most tokens the conversation may come to. Default maxPositionEmbeddings. */
+  readonly capacity?: number
+}
+
+interface SessionParts extends Pick<GenerationInputs, 'model' | 'tokenizer' | 'eosTokenIds'> {
+  readonly capacity: number
+  encode(prompt: Prompt): Promise<Int32Array>
+}
+
+/** Keys and values of a conversation: a turn reads only what is new. */
+export class Session {
+  readonly #cache: KvCache
+  readonly #parts: SessionParts
+  readonly #model: CausalLm
+  /** What the cache holds for certain, whatever became of the last answer. */
+  #tokens = new Int32Array(0)
+  #busy = false
+
+  /** @internal */
+  constructor(parts: SessionParts) {
+    this.#model = parts.model
+    this.#cache = makeGenerationCache(parts.model, { capacity: parts.capacity })
+    this.#parts = parts
+  }
+
+  /** Tokens that the next turn need not read again when it begins with them. */
+  get length(): number {
+    return this.#tokens.length
+  }
+
+  /**
+   * Continues the prompt, a whole conversation each time; what it shares with the last one is not read
+   * again, also when the last answer was left, aborted, or failed.
+   * @throws ConfigError, ValueError naming the option; ValueError, where the answer is read, while
+   *   another one of this session still is
+   */
+  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
+    const settings = completeGenerateOptions('Session.generate', options)
+    return new Generation(() => this.#answer(prompt, settings))
+  }
+
+  dispose(): void {
+    this.#cache.dispose()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  async *#answer(
+    prompt: Prompt,
+    settings: GenerateSettings,
+  ): AsyncGenerator<GeneratedPiece, Completion, void> {
+    if (this.#busy) throw new ValueError('Session.generate: the answer before is still being read')
+    this.#busy = true
+    try {
+      const ids = await this.#parts.encode(prompt)
+      const { capacity } = this.#cache
+      if (ids.length >= capacity) {
+        throw new ValueError(
+          `Session.generate: the conversation must have fewer than ${capacity} tokens, received ${ids.length}`,
+        )
+      }
+      const reading = { standing: this.#reuse(ids) }
+      const rows = generateRows({ ...this.#parts, prompts: [ids], cache: this.#cache, reading, settings })
+      const answer: number[] = []
+      try {
+        for (let next = await rows.next(); ; next = await rows.next()) {
+          if (next.done) return next.value[0] as Completion
+          answer.push(next.value.tokenId)
+          yield next.value
+        }
+      } finally {
+        await rows.return([])
+        this.#tokens = Int32Array.of(...ids, ...answer).subarray(0, reading.standing)
+      }
+    } finally {
+      this.#busy = false
+    }
+  }
+
+  /** Cuts the cache to what it shares with the prompt; at least one token is left to read. */
+  #reuse(ids: Int32Array): number {
+    const most = Math.min(this.#tokens.length, ids.length - 1)
+    let shared = 0
+    while (shared < most && this.#tokens[shared] === ids[shared]) shared++
+    return onGenerationQueue(this.#model, () => {
+      try {
+        this.#cache.recover(shared)
+        return shared
+      } catch (error) {
+        if (!(error instanceof ValueError)) throw error
+        this.#cache.recover(0) // a sliding window has rolled past it
+        return 0
+      }
+    })
+  }
+}
