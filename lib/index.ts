@@ -37,7 +37,7 @@ export {
   type ModelOptions,
   type SequenceOptions,
 } from './models/causal-lm.ts'
-export { loadModel, saveModel } from './models/folder.ts'
+export { loadModel, type SaveModelOptions, saveModel } from './models/folder.ts'
 export { Gpt2 } from './models/gpt2.ts'
 export type { Gpt2Config, Gpt2Options } from './models/gpt2-config.ts'
 export { Llama, loadLlama, referenceModels } from './models/llama.ts'

@@ -6,21 +6,12 @@ import { randomBytes } from 'node:crypto'
 import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
-import { writeAtomic } from './safetensors-write.ts'
+import { syncFolder, writeAtomic } from './atomic.ts'
 
 const NAME = /^checkpoint-(\d+)$/
 const PARTIAL = /^\.(?:checkpoint-\d+|.+)\.[0-9a-f]{12}\.(?:tmp|old)$/
 const MANIFEST = 'manifest.json'
 const LOCK = '.lock'
-
-async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
-}
 
 /** When a process began, so that a number used again is not taken for it; empty where there is none. */
 async function processStart(pid: number): Promise<string> {

@@ -1,8 +1,6 @@
-// Writes the safetensors format, atomically: a temporary sibling, fsync, rename, fsync of the folder.
-import { randomBytes } from 'node:crypto'
-import { open, rename, unlink } from 'node:fs/promises'
-import { basename, dirname, join } from 'node:path'
+// Writes the safetensors format, atomically.
 import { ConfigError } from '../runtime/errors.ts'
+import { type NewFile, writeAtomic } from './atomic.ts'
 import { type SafetensorsDType, safetensorsItemSize } from './safetensors.ts'
 
 /** One tensor to write. */
@@ -10,12 +8,16 @@ export interface SafetensorsInput {
   readonly name: string
   readonly dtype: SafetensorsDType
   readonly shape: readonly number[]
-  /** The bytes, little-endian, C order; a function is called when its turn comes, so that only one
-   * tensor at a time need be in memory. */
-  readonly data: Uint8Array | (() => Promise<Uint8Array>)
+  /**
+   * The bytes, little-endian, C order. A function is called when its turn comes, so that only one tensor at
+   * a time need be in memory, or only a part of one: what it yields may be used again once it is asked for
+   * the next.
+   */
+  readonly data: Uint8Array | (() => Promise<Uint8Array> | AsyncIterable<Uint8Array>)
 }
 
-function byteLength({ dtype, shape }: SafetensorsInput): number {
+/** Bytes of a tensor's data. */
+export function byteLength({ dtype, shape }: SafetensorsInput): number {
   return shape.reduce((product, dimension) => product * dimension, safetensorsItemSize(dtype))
 }
 
@@ -59,62 +61,49 @@ function encodeHeader(
 }
 
 /**
+ * What writes tensors as a file's bytes, by falling item size, so that each is aligned to its own.
+ * @throws ConfigError for a name, shape or length that cannot be written
+ */
+export function safetensorsBody(
+  tensors: Iterable<SafetensorsInput>,
+  metadata: Readonly<Record<string, string>> = { format: 'pt' },
+): NewFile['body'] {
+  const inputs = [...tensors]
+  const seen = new Set<string>()
+  for (const input of inputs) checkInput(input, seen)
+  inputs.sort((a, b) => safetensorsItemSize(b.dtype) - safetensorsItemSize(a.dtype))
+  return async (write) => {
+    await write(encodeHeader(inputs, metadata))
+    for (const input of inputs) {
+      let written = 0
+      for await (const part of partsOf(input)) {
+        await write(part)
+        written += part.length
+      }
+      if (written !== byteLength(input)) {
+        throw new ConfigError(
+          `writeSafetensors: ${JSON.stringify(input.name)} has ${written} bytes where its shape takes ${byteLength(input)}`,
+        )
+      }
+    }
+  }
+}
+
+async function* partsOf({ data }: SafetensorsInput): AsyncGenerator<Uint8Array> {
+  const parts = typeof data === 'function' ? data() : data
+  if (Symbol.asyncIterator in parts) yield* parts
+  else yield await parts
+}
+
+/**
  * Writes `path` whole or not at all: what was there stays until the new file is on disk.
- * Tensors are laid out by falling item size, so each is aligned to its own.
  * @throws ConfigError for a name, shape or length that cannot be written; the system's error
  *   (ENOSPC, EACCES) with nothing left behind
  */
 export async function writeSafetensors(
   path: string,
   tensors: Iterable<SafetensorsInput>,
-  { metadata = { format: 'pt' } }: { metadata?: Readonly<Record<string, string>> } = {},
+  { metadata }: { metadata?: Readonly<Record<string, string>> } = {},
 ): Promise<void> {
-  const inputs = [...tensors]
-  const seen = new Set<string>()
-  for (const input of inputs) checkInput(input, seen)
-  inputs.sort((a, b) => safetensorsItemSize(b.dtype) - safetensorsItemSize(a.dtype))
-
-  await writeAtomic(path, async (write) => {
-    await write(encodeHeader(inputs, metadata))
-    for (const input of inputs) {
-      const data = input.data instanceof Uint8Array ? input.data : await input.data()
-      if (data.length !== byteLength(input)) {
-        throw new ConfigError(
-          `writeSafetensors: ${JSON.stringify(input.name)} has ${data.length} bytes where its shape takes ${byteLength(input)}`,
-        )
-      }
-      await write(data)
-    }
-  })
-}
-
-/** Writes a file by way of a temporary sibling, so that a reader or a crash never sees half of it. */
-export async function writeAtomic(
-  path: string,
-  body: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
-): Promise<void> {
-  const temporary = join(dirname(path), `.${basename(path)}.${randomBytes(6).toString('hex')}.tmp`)
-  const handle = await open(temporary, 'wx')
-  try {
-    try {
-      await body(async (bytes) => {
-        for (let done = 0; done < bytes.length; ) {
-          done += (await handle.write(bytes, done, Math.min(bytes.length - done, 1 << 30))).bytesWritten
-        }
-      })
-      await handle.sync()
-    } finally {
-      await handle.close()
-    }
-    await rename(temporary, path)
-  } catch (error) {
-    await unlink(temporary).catch(() => undefined) // the first error is the one to report
-    throw error
-  }
-  const folder = await open(dirname(path), 'r')
-  try {
-    await folder.sync() // the rename itself
-  } finally {
-    await folder.close()
-  }
+  await writeAtomic(path, safetensorsBody(tensors, metadata))
 }

@@ -217,6 +217,18 @@ export class SafetensorsFile implements SafetensorsHeader {
     return bytes
   }
 
+  /**
+   * Reads a part of a tensor's bytes, from byte `begin` of them, until `target` is full.
+   * @throws ConfigError for a name or a place that the file lacks; FormatError when it has become shorter
+   */
+  async readPart(name: string, begin: number, target: Uint8Array): Promise<void> {
+    const entry = this.tensors.get(name)
+    if (entry === undefined || begin < 0 || begin + target.length > entry.byteLength) {
+      throw new ConfigError(`${this.path}: ${JSON.stringify(name)} has no ${target.length} bytes at ${begin}`)
+    }
+    await readFully(this.#handle, target, entry.offset + begin, this.path)
+  }
+
   async close(): Promise<void> {
     await this.#handle.close()
   }

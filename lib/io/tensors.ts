@@ -2,31 +2,60 @@
 
 import { contiguous } from '../ops/copy.ts'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
-import { type DType, fromBf16Bits, itemSizes, toBf16Bits } from '../tensor/dtype.ts'
+import { itemSizes } from '../tensor/dtype.ts'
 import { noGrad } from '../tensor/mode.ts'
+import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import { type SafetensorsDType, type SafetensorsEntry, SafetensorsFile } from './safetensors.ts'
+import { type SafetensorsEntry, SafetensorsFile } from './safetensors.ts'
 import { type SafetensorsInput, writeSafetensors } from './safetensors-write.ts'
+import { converts, FILE_DTYPES, Uploader } from './upload.ts'
 
-const NAMES: Readonly<Record<DType, SafetensorsDType>> = {
-  f32: 'F32',
-  bf16: 'BF16',
-  f64: 'F64',
-  i32: 'I32',
-  u32: 'U32',
-  i8: 'I8',
-  u8: 'U8',
-  u16: 'U16',
-}
+const PART_BYTES = 4 * 2 ** 20
+const PARTS_AHEAD = 4
 
-/** The bytes of a tensor as it lies on its device, row by row, once all work before has run. */
-export async function readBytes(tensor: Tensor): Promise<Uint8Array> {
-  tensor.check('readBytes')
-  const dense = tensor.isContiguous ? tensor : noGrad(() => contiguous(tensor))
-  const size = itemSizes[tensor.dtype]
-  const done = dense.storage.readQueue.read(dense.storage, dense.offset * size, dense.size * size)
-  if (dense !== tensor) dense.dispose()
-  return new Uint8Array(await done)
+/**
+ * Reads tensors in parts of a few megabytes, some of them ahead, into memory that is used again: saving a
+ * model takes no memory of its size, and no allocation that holds up the event loop.
+ */
+export class PartReader {
+  readonly #free: ArrayBuffer[] = []
+
+  /**
+   * The bytes of a tensor as it lies on its device, row by row, once all work before has run. A part is
+   * valid until the next is asked for.
+   * @throws ConfigError when the tensor is written to meanwhile
+   */
+  async *read(tensor: Tensor): AsyncGenerator<Uint8Array> {
+    tensor.check('PartReader.read')
+    const { version } = tensor.storage
+    const dense = tensor.isContiguous ? tensor : noGrad(() => scope(() => contiguous(tensor)))
+    const size = itemSizes[tensor.dtype]
+    const [begin, end] = [dense.offset * size, (dense.offset + dense.size) * size]
+    const reads: { bytes: number; done: Promise<ArrayBuffer> }[] = []
+    let next = begin
+    const request = (): void => {
+      const bytes = Math.min(PART_BYTES, end - next)
+      const memory = this.#free.pop() ?? new ArrayBuffer(PART_BYTES)
+      const done = dense.storage.readQueue.read(dense.storage, next, bytes, memory)
+      done.catch(() => undefined) // it is thrown where the part is awaited
+      reads.push({ bytes, done })
+      next += bytes
+    }
+    try {
+      while (next < end && reads.length < PARTS_AHEAD) request()
+      for (let read = reads.shift(); read !== undefined; read = reads.shift()) {
+        const memory = await read.done
+        if (tensor.storage.version !== version) {
+          throw new ConfigError('a tensor changed while it was being read; save between two steps')
+        }
+        yield new Uint8Array(memory, 0, read.bytes)
+        this.#free.push(memory)
+        if (next < end) request()
+      }
+    } finally {
+      if (dense !== tensor) dense.dispose()
+    }
+  }
 }
 
 /**
@@ -46,7 +75,7 @@ export function writeBytes(tensor: Tensor, bytes: Uint8Array): void {
 }
 
 /**
- * Saves tensors under their names, one at a time in memory; the file appears whole or not at all.
+ * Saves tensors under their names, a few megabytes at a time in memory; the file appears whole or not at all.
  * @throws what made a tensor fail, or the file system
  */
 export async function saveTensors(
@@ -55,8 +84,14 @@ export async function saveTensors(
   options: { metadata?: Readonly<Record<string, string>> } = {},
 ): Promise<void> {
   const inputs: SafetensorsInput[] = []
+  const reader = new PartReader()
   for (const [name, tensor] of tensors) {
-    inputs.push({ name, dtype: NAMES[tensor.dtype], shape: tensor.shape, data: () => readBytes(tensor) })
+    inputs.push({
+      name,
+      dtype: FILE_DTYPES[tensor.dtype],
+      shape: tensor.shape,
+      data: () => reader.read(tensor),
+    })
   }
   await writeSafetensors(path, inputs, options)
 }
@@ -89,18 +124,15 @@ export async function loadTensors(
         `${path}: expected no tensor ${JSON.stringify(surplus)}, the model has none of that name`,
       )
     }
+    const uploader = new Uploader()
     for (const [name, tensor] of tensors) {
       const { dtype } = file.tensors.get(name) as SafetensorsEntry
-      const bytes = await file.read(name)
-      writeBytes(tensor, dtype === NAMES[tensor.dtype] ? bytes : convert(bytes, dtype, tensor.dtype))
-      await tensor.device.activeQueue.ready()
+      await uploader.load(tensor, { dtype, read: (begin, part) => file.readPart(name, begin, part) })
     }
   } finally {
     await file.close()
   }
 }
-
-const CONVERTIBLE: readonly string[] = ['F32', 'BF16', 'F16', 'F64']
 
 function checkEntry(path: string, name: string, entry: SafetensorsEntry | undefined, tensor: Tensor): void {
   const place = `${path}, tensor ${JSON.stringify(name)}`
@@ -109,41 +141,7 @@ function checkEntry(path: string, name: string, entry: SafetensorsEntry | undefi
   if (String(entry.shape) !== String(tensor.shape)) {
     throw new FormatError(`${place}: expected shape [${tensor.shape}], found [${entry.shape}]`)
   }
-  const wanted = NAMES[tensor.dtype]
-  const fits =
-    entry.dtype === wanted ||
-    (CONVERTIBLE.includes(entry.dtype) && (tensor.dtype === 'f32' || tensor.dtype === 'bf16'))
-  if (!fits) throw new FormatError(`${place}: expected ${wanted}, found ${entry.dtype}`)
-}
-
-/** f32 or bf16 bytes of values of another floating dtype. */
-function convert(bytes: Uint8Array, from: SafetensorsDType, to: DType): Uint8Array {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
-  const read =
-    from === 'F32'
-      ? (i: number) => view.getFloat32(4 * i, true)
-      : from === 'F64'
-        ? (i: number) => view.getFloat64(8 * i, true)
-        : from === 'F16'
-          ? (i: number) => fromHalf(view.getUint16(2 * i, true))
-          : (i: number) => fromBf16Bits(view.getUint16(2 * i, true))
-  const count = bytes.length / (from === 'F64' ? 8 : from === 'F32' ? 4 : 2)
-  if (to === 'bf16') {
-    const bits = new Uint16Array(count)
-    for (let i = 0; i < count; i++) bits[i] = toBf16Bits(read(i))
-    return new Uint8Array(bits.buffer)
+  if (!converts(entry.dtype, tensor.dtype)) {
+    throw new FormatError(`${place}: expected ${FILE_DTYPES[tensor.dtype]}, found ${entry.dtype}`)
   }
-  const values = new Float32Array(count)
-  for (let i = 0; i < count; i++) values[i] = read(i)
-  return new Uint8Array(values.buffer)
-}
-
-/** IEEE 754 half precision. */
-function fromHalf(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1
-  const exponent = (bits >> 10) & 31
-  const fraction = bits & 1023
-  if (exponent === 0) return sign * fraction * 2 ** -24
-  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
-  return sign * (1024 + fraction) * 2 ** (exponent - 25)
 }

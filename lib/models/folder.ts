@@ -1,64 +1,88 @@
-// A model as a Hugging Face folder: config.json and model.safetensors.
+// A model as a Hugging Face folder: config.json and its weights, in one file or in shards.
 
-import { mkdir, readFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type SafetensorsDType, SafetensorsFile } from '../io/safetensors.ts'
-import { writeAtomic, writeSafetensors } from '../io/safetensors-write.ts'
-import { cast, contiguous, copyInto } from '../ops/copy.ts'
+import { writeTogether } from '../io/atomic.ts'
+import { isWeightsFile, WeightFiles, weightFiles } from '../io/shards.ts'
+import { PartReader } from '../io/tensors.ts'
+import { converts, FILE_DTYPES, Uploader } from '../io/upload.ts'
+import type { ParameterDType } from '../nn/init.ts'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
-import { type DType, itemSizes } from '../tensor/dtype.ts'
-import { contiguousStrides, sameShape } from '../tensor/layout.ts'
+import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { sameShape } from '../tensor/layout.ts'
 import { noGrad } from '../tensor/mode.ts'
-import { scope } from '../tensor/scope.ts'
-import { Tensor } from '../tensor/tensor.ts'
+import type { Tensor } from '../tensor/tensor.ts'
 import type { CausalLm, ModelOptions } from './causal-lm.ts'
 import { type FileWeight, familyOf, type ModelFamily } from './family.ts'
 
-const FILE_DTYPES = { f32: 'F32', bf16: 'BF16', f64: 'F64' } as const satisfies Partial<
-  Record<DType, SafetensorsDType>
->
-type FloatDType = keyof typeof FILE_DTYPES
-
-const WEIGHTS = 'model.safetensors'
 const CONFIG = 'config.json'
-const CHUNK_BYTES = 4 * 2 ** 20 // an upload is copied; small ones keep the event loop free
+const DEFAULT_SHARD_BYTES = 5e9
 
-function floatDType(tensor: Tensor): FloatDType {
-  return tensor.dtype === 'bf16' || tensor.dtype === 'f64' ? tensor.dtype : 'f32'
-}
-
-/** The bytes of a contiguous tensor, in its own dtype, once all work enqueued before has run. */
-async function readBytes(tensor: Tensor, transposed: boolean): Promise<Uint8Array> {
-  const dense = transposed ? noGrad(() => scope(() => contiguous(tensor.transpose()))) : tensor
-  const size = itemSizes[dense.dtype]
-  const { storage } = dense
-  const bytes = storage.readQueue.read(storage, dense.offset * size, dense.size * size)
-  if (dense !== tensor) dense.dispose()
-  return new Uint8Array(await bytes)
+export interface SaveModelOptions {
+  /**
+   * Most bytes of tensors in one file; more go into shards (`model-00001-of-00002.safetensors`) with an
+   * index. A tensor is never cut. Default 5e9.
+   */
+  readonly maxShardBytes?: number
 }
 
 /**
- * Writes `config.json` and `model.safetensors` (tied weights once, without `lm_head`), each
- * atomically, as Hugging Face's `from_pretrained` reads them.
- * @throws ConfigError for a mixture of features that no Hugging Face architecture has; the system's
- *   error when the folder cannot be written
+ * Writes `config.json` and the weights (tied ones once, without `lm_head`), as Hugging Face's
+ * `from_pretrained` reads them. Nothing in the folder changes before all of it is on disk; weights of an
+ * earlier save that have other names are deleted then.
+ * @throws ConfigError for a mixture of features that no Hugging Face architecture has, or weights that
+ *   change while they are saved; the system's error when the folder cannot be written
  */
-export async function saveModel(model: CausalLm, folder: string): Promise<void> {
+export async function saveModel(
+  model: CausalLm,
+  folder: string,
+  options: SaveModelOptions = {},
+): Promise<void> {
+  checkOptions('saveModel', options, ['maxShardBytes'])
+  const { maxShardBytes = DEFAULT_SHARD_BYTES } = options
+  checkInteger('saveModel', 'maxShardBytes', maxShardBytes, 1, Number.MAX_SAFE_INTEGER)
   const family = familyOf(model.modelType)
   const weights = family.weights(model)
+  const versions = weights.map(({ tensor }) => tensor.storage.version)
   const dtype = weights.some(({ tensor }) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
   const keys = Object.entries({ ...family.writeConfig(model), torch_dtype: dtype })
   await mkdir(folder, { recursive: true })
+  const reader = new PartReader()
   const tensors = weights.map(({ name, tensor, transposed = false }) => ({
     name,
-    dtype: FILE_DTYPES[floatDType(tensor)],
+    dtype: FILE_DTYPES[tensor.dtype],
     shape: transposed ? tensor.shape.toReversed() : tensor.shape,
-    data: () => readBytes(tensor, transposed),
+    data: () => (transposed ? readTransposed(reader, tensor) : reader.read(tensor)),
   }))
-  await writeSafetensors(join(folder, WEIGHTS), tensors)
   const config = Object.fromEntries(keys.sort(([a], [b]) => (a < b ? -1 : 1)))
-  const text = `${JSON.stringify(config, null, 2)}\n`
-  await writeAtomic(join(folder, CONFIG), (write) => write(new TextEncoder().encode(text)))
+  const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`)
+  const files = [
+    ...weightFiles(tensors, maxShardBytes),
+    {
+      name: CONFIG,
+      body: async (write: (bytes: Uint8Array) => Promise<void>) => {
+        // the last file: a model that is half of one step and half of the next must not take the old one's place
+        if (weights.some(({ tensor }, i) => tensor.storage.version !== versions[i])) {
+          throw new ConfigError(
+            'saveModel: the weights changed while they were saved; save between two steps',
+          )
+        }
+        await write(text)
+      },
+    },
+  ]
+  const names = new Set(files.map(({ name }) => name))
+  const obsolete = (await readdir(folder)).filter((name) => isWeightsFile(name) && !names.has(name))
+  await writeTogether(folder, files, { obsolete })
+}
+
+async function* readTransposed(reader: PartReader, tensor: Tensor): AsyncGenerator<Uint8Array> {
+  const view = noGrad(() => tensor.transpose())
+  try {
+    yield* reader.read(view)
+  } finally {
+    view.dispose()
+  }
 }
 
 /**
@@ -71,7 +95,7 @@ export async function saveModel(model: CausalLm, folder: string): Promise<void> 
 export async function loadModel(folder: string, options: Omit<ModelOptions, 'seed'> = {}): Promise<CausalLm> {
   const json = await readConfig(join(folder, CONFIG))
   const family = familyOf(json.get('model_type'))
-  const file = await SafetensorsFile.open(join(folder, WEIGHTS))
+  const file = await WeightFiles.open(folder)
   try {
     const names = fileNames(file, family)
     const dtype = options.dtype ?? dtypeOf(file, names.get(family.dtypeOf) ?? family.dtypeOf)
@@ -94,7 +118,7 @@ export async function loadModel(folder: string, options: Omit<ModelOptions, 'see
  */
 export async function loadModelInto(model: CausalLm, folder: string): Promise<void> {
   const family = familyOf(model.modelType)
-  const file = await SafetensorsFile.open(join(folder, WEIGHTS))
+  const file = await WeightFiles.open(folder)
   try {
     await loadWeights(file, family.weights(model), fileNames(file, family))
   } finally {
@@ -117,7 +141,7 @@ async function readConfig(path: string): Promise<ReadonlyMap<string, unknown>> {
 }
 
 /** The file's name of each weight, by the family's. */
-function fileNames(file: SafetensorsFile, family: ModelFamily): Map<string, string> {
+function fileNames(file: WeightFiles, family: ModelFamily): Map<string, string> {
   const names = new Map<string, string>()
   for (const name of file.tensors.keys()) {
     const own = family.fileName === undefined ? name : family.fileName(name)
@@ -126,19 +150,20 @@ function fileNames(file: SafetensorsFile, family: ModelFamily): Map<string, stri
   return names
 }
 
-function dtypeOf(file: SafetensorsFile, name: string): FloatDType {
-  const dtype = file.tensors.get(name)?.dtype
-  const found = (Object.keys(FILE_DTYPES) as FloatDType[]).find((key) => FILE_DTYPES[key] === dtype)
-  if (found === undefined) {
-    throw new FormatError(
-      `${file.path}: ${name} must be F32, BF16 or F64, found ${dtype ?? 'no such tensor'}`,
-    )
+/** The model's dtype by a tensor of its file; half floats become f32, which holds them all. */
+function dtypeOf(file: WeightFiles, name: string): ParameterDType {
+  switch (file.tensors.get(name)?.dtype) {
+    case 'BF16':
+      return 'bf16'
+    case 'F64':
+      return 'f64'
+    default:
+      return 'f32' // what is no float is refused, by name, when it is loaded
   }
-  return found
 }
 
 async function loadWeights(
-  file: SafetensorsFile,
+  file: WeightFiles,
   weights: readonly FileWeight[],
   names: ReadonlyMap<string, string>,
 ): Promise<void> {
@@ -147,9 +172,11 @@ async function loadWeights(
     // some writers keep the tied head
     if (known.has(own) || own === 'lm_head.weight') continue
     const entry = file.tensors.get(name)
-    throw new FormatError(`${file.path}: unknown tensor ${name} ${entry?.dtype}[${entry?.shape}]`)
+    throw new FormatError(`${file.fileOf(name)}: unknown tensor ${name} ${entry?.dtype}[${entry?.shape}]`)
   }
-  for (const { name: own, tensor, transposed = false } of weights) {
+  const wanted = new Map<string, FileWeight>()
+  for (const weight of weights) {
+    const { name: own, tensor, transposed = false } = weight
     const name = names.get(own)
     const entry = name === undefined ? undefined : file.tensors.get(name)
     if (name === undefined || entry === undefined) {
@@ -157,35 +184,20 @@ async function loadWeights(
     }
     const shape = transposed ? tensor.shape.toReversed() : tensor.shape
     if (!sameShape(entry.shape, shape)) {
-      throw new FormatError(`${file.path}: ${name} must be [${shape}], found [${entry.shape}]`)
+      throw new FormatError(`${file.fileOf(name)}: ${name} must be [${shape}], found [${entry.shape}]`)
     }
-    await upload(file, name, tensor, transposed)
+    if (!converts(entry.dtype, tensor.dtype)) {
+      throw new FormatError(`${file.fileOf(name)}: ${name} must be a float, found ${entry.dtype}`)
+    }
+    wanted.set(name, weight)
   }
-}
-
-async function upload(
-  file: SafetensorsFile,
-  name: string,
-  target: Tensor,
-  transposed: boolean,
-): Promise<void> {
-  const dtype = dtypeOf(file, name)
-  const { activeQueue } = target.device
-  const bytes = await file.read(name)
-  const direct = dtype === target.dtype && !transposed
-  const shape = transposed ? target.shape.toReversed() : target.shape
-  const staging = direct
-    ? null
-    : new Tensor(activeQueue.alloc(bytes.length), shape, contiguousStrides(shape), 0, dtype)
-  const storage = (staging ?? target).storage
-  for (let at = 0; at < bytes.length; at += CHUNK_BYTES) {
-    activeQueue.write(storage, at, bytes.subarray(at, at + CHUNK_BYTES), true)
-    await activeQueue.ready()
-  }
-  if (staging !== null) {
-    noGrad(() =>
-      scope(() => copyInto(target, cast(transposed ? staging.transpose() : staging, target.dtype))),
-    )
-    staging.dispose()
+  // in the order of the files, so that the disk is read forwards and each shard opened once
+  const uploader = new Uploader()
+  for (const [name, { dtype }] of file.tensors) {
+    const weight = wanted.get(name)
+    if (weight === undefined) continue
+    const { tensor, transposed = false } = weight
+    const read = (begin: number, part: Uint8Array): Promise<void> => file.readPart(name, begin, part)
+    await uploader.load(tensor, { dtype, transposed, read })
   }
 }

@@ -204,13 +204,18 @@ export class Queue {
 
   /**
    * Bytes of the storage as they are once everything enqueued before has run.
+   * @param memory where to, from its beginning; nobody may touch it meanwhile. Default: fresh memory
    * @throws (rejects) what poisoned the storage: OutOfMemoryError, AbortError, ...
    */
-  read(storage: Storage, byteOffset: number, bytes: number): Promise<ArrayBuffer> {
+  read(
+    storage: Storage,
+    byteOffset: number,
+    bytes: number,
+    memory = new ArrayBuffer(bytes),
+  ): Promise<ArrayBuffer> {
     if (byteOffset + bytes > storage.bytes) {
       throw new ValueError(`read: ${bytes} bytes at ${byteOffset} are not in a buffer of ${storage.bytes}`)
     }
-    const memory = new ArrayBuffer(bytes)
     if (bytes === 0) return Promise.resolve(memory)
     this.#use(storage, false)
     const token = this.device.registerHost(memory, 0, bytes)

@@ -2,7 +2,7 @@
 
 import { readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { writeAtomic } from '../io/safetensors-write.ts'
+import { writeAtomic } from '../io/atomic.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
 import { WorkerThread } from '../runtime/worker-thread.ts'

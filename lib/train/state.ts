@@ -1,8 +1,8 @@
 // A run's checkpoint: the model in Hugging Face's layout, the optimizer, and where the run stands.
 
 import { join } from 'node:path'
+import { writeAtomic } from '../io/atomic.ts'
 import { readJsonObject } from '../io/checkpoints.ts'
-import { writeAtomic } from '../io/safetensors-write.ts'
 import { loadTensors, saveTensors } from '../io/tensors.ts'
 import type { AdamW } from '../optim/adam-w.ts'
 import { FormatError } from '../runtime/errors.ts'

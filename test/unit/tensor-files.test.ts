@@ -12,6 +12,7 @@ import {
   writeSafetensors,
   zeros,
 } from '../../lib/index.ts'
+import { Uploader } from '../../lib/io/upload.ts'
 
 let device: Device
 let folder: string
@@ -98,4 +99,50 @@ test('what does not fit is refused before anything is written', async () => {
   await expect(loadTensors(path, new Map([['c', a]]))).rejects.toBeInstanceOf(FormatError)
   await loadTensors(path, new Map([['a', a]]), { ignore: (name) => name === 'b' })
   expect([...(await a.toArray())]).toEqual([1, 2])
+})
+
+test('tensors of many parts: as they are, converted, transposed', async () => {
+  const path = join(folder, 'parts.safetensors')
+  const [rows, columns] = [1501, 1003] // no part ends where a row does
+  const values = Float32Array.from({ length: rows * columns }, (_, i) => (i % 2039) / 8 - 100)
+  await writeSafetensors(path, [
+    { name: 'f32', dtype: 'F32', shape: [rows, columns], data: bytes(values) },
+    // 1 + i / 1024 for the lower ten bits
+    {
+      name: 'f16',
+      dtype: 'F16',
+      shape: [rows, columns],
+      data: bytes(Uint16Array.from(values, (_, i) => 0x3c00 + (i & 1023))),
+    },
+  ])
+  const same = zeros([rows, columns])
+  const half = zeros([rows, columns])
+  await loadTensors(
+    path,
+    new Map([
+      ['f32', same],
+      ['f16', half],
+    ]),
+  )
+  const equal = async (found: ReturnType<typeof zeros>, expected: (i: number) => number): Promise<void> => {
+    const array = await found.toArray()
+    expect(array.length).toBe(rows * columns)
+    expect(array.findIndex((value, i) => value !== expected(i))).toBe(-1)
+  }
+  await equal(same, (i) => values[i] as number)
+  await equal(half, (i) => 1 + (i & 1023) / 1024)
+
+  const file = bytes(values)
+  const read = async (begin: number, part: Uint8Array): Promise<void> =>
+    part.set(file.subarray(begin, begin + part.length))
+  const turned = zeros([columns, rows])
+  const uploader = new Uploader()
+  await uploader.load(turned, { dtype: 'F32', transposed: true, read })
+  await equal(turned, (i) => values[(i % rows) * columns + Math.floor(i / rows)] as number)
+  // into a view, and into another dtype that holds these values
+  const wide = zeros([rows, 2 * columns], { dtype: 'f64' })
+  await uploader.load(wide.slice(1, columns), { dtype: 'F32', read })
+  await equal(wide.slice(1, columns), (i) => values[i] as number)
+  expect(await wide.slice(1, 0, columns).sum().item()).toBe(0)
+  await expect(uploader.load(turned, { dtype: 'I32', read })).rejects.toThrow(/expected F32, found I32/)
 })
