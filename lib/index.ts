@@ -21,8 +21,10 @@ export {
   type ArchitectureOptions,
   Decoder,
   type DecoderOptions,
+  type LoadDecoderOptions,
   type Prompt,
 } from './decoder/decoder.ts'
+export { quantize } from './decoder/quantize.ts'
 export type { Session, SessionOptions } from './decoder/session.ts'
 export type { Completion, GeneratedPiece, Generation, Usage } from './generate/generation.ts'
 export type { FinishReason, GenerateOptions } from './generate/options.ts'
@@ -37,11 +39,12 @@ export {
   type ModelOptions,
   type SequenceOptions,
 } from './models/causal-lm.ts'
-export { loadModel, type SaveModelOptions, saveModel } from './models/folder.ts'
+export { type LoadModelOptions, loadModel, type SaveModelOptions, saveModel } from './models/folder.ts'
 export { Gpt2 } from './models/gpt2.ts'
 export type { Gpt2Config, Gpt2Options } from './models/gpt2-config.ts'
 export { Llama, loadLlama, referenceModels } from './models/llama.ts'
 export type { LlamaConfig, LlamaOptions } from './models/llama-config.ts'
+export type { LoadProgress } from './models/weights.ts'
 export * as nn from './nn/index.ts'
 export {
   type CreateOptions,
@@ -67,6 +70,9 @@ export { randn } from './ops/normal.ts'
 export { randomKey } from './ops/random.ts'
 export { AdamW, type AdamWOptions, type StepOptions } from './optim/adam-w.ts'
 export { type Decay, type ScheduleOptions, schedule } from './optim/schedule.ts'
+
+import './quant/compressed-tensors.ts' // registers itself
+
 export {
   Int8Weight,
   type Int8WeightOptions,

@@ -15,10 +15,13 @@ import {
 import { completeGenerateOptions, type GenerateOptions } from '../generate/options.ts'
 import type { CausalLm, ModelOptions } from '../models/causal-lm.ts'
 import { createModel } from '../models/family.ts'
-import { loadModel, loadModelInto, saveModel } from '../models/folder.ts'
+import { type LoadModelOptions, loadModel, loadModelInto, saveModel } from '../models/folder.ts'
 import '../models/index.ts' // families register themselves
+import '../quant/compressed-tensors.ts' // registers itself
+import { Int8Weight, type Int8WeightOptions } from '../quant/int8.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
+import type { Tensor } from '../tensor/tensor.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type Evaluation, evaluate } from '../train/step.ts'
@@ -29,6 +32,16 @@ export type Prompt = string | readonly ChatMessage[] | Int32Array
 export interface DecoderOptions extends ModelOptions {
   readonly tokenizer: Tokenizer
 }
+
+export interface LoadDecoderOptions extends Omit<LoadModelOptions, 'replace'> {
+  /**
+   * `'as saved'` (default): dense, or int8 where the folder has int8. `'int8'`, or options of it: dense weights
+   * of Linears become int8 as they are read, one after another, so that memory never holds them all.
+   */
+  readonly weights?: 'as saved' | 'int8' | Int8WeightOptions
+}
+
+const LOAD_OPTIONS = ['dtype', 'device', 'weights', 'signal', 'onProgress']
 
 /** Shape of a new model: `architecture` and the keys of its Hugging Face configuration, in camelCase. */
 export interface ArchitectureOptions {
@@ -71,14 +84,20 @@ export class Decoder {
    * A Hugging Face folder: `config.json`, weights, `tokenizer.json`.
    * @throws ConfigError for an architecture that is not known; FormatError naming file and place
    */
-  static async load(
-    folder: string,
-    options: Omit<ModelOptions, 'seed'> & { readonly signal?: AbortSignal } = {},
-  ): Promise<Decoder> {
-    const { signal, ...modelOptions } = options
+  static async load(folder: string, options: LoadDecoderOptions = {}): Promise<Decoder> {
+    checkOptions('Decoder.load', options, LOAD_OPTIONS)
+    const { weights = 'as saved', ...modelOptions } = options
+    const { signal } = options
+    const int8 = weights === 'int8' ? {} : weights
+    if (typeof int8 !== 'object' && int8 !== 'as saved') {
+      throw new ConfigError(
+        `Decoder.load: weights must be 'as saved', 'int8' or its options, received ${String(weights)}`,
+      )
+    }
+    const replace = (weight: Tensor): Int8Weight => new Int8Weight(weight, int8 as Int8WeightOptions)
     const tokenizer = await Tokenizer.load(folder, signal === undefined ? {} : { signal })
     const eos = await eosTokenIds(folder, tokenizer)
-    const model = await loadModel(folder, modelOptions)
+    const model = await loadModel(folder, { ...modelOptions, ...(typeof int8 === 'object' && { replace }) })
     if (model.size.vocabSize < tokenizer.vocabSize) {
       model.dispose()
       throw new FormatError(
@@ -86,6 +105,11 @@ export class Decoder {
       )
     }
     return new Decoder(model, tokenizer, eos)
+  }
+
+  /** @internal The tokenizer and the ends of this decoder, with another model. */
+  withModel(model: CausalLm): Decoder {
+    return new Decoder(model, this.tokenizer, this.#eosTokenIds)
   }
 
   /** Writes a folder that {@link Decoder.load} and Hugging Face read. */

@@ -36,18 +36,21 @@ export function converts(from: SafetensorsDType, to: DType): boolean {
   return from === FILE_DTYPES[to] || (FLOATS.includes(from) && FLOATS.includes(FILE_DTYPES[to]))
 }
 
-/** IEEE 754 half precision, all 65,536 of them. */
+/** The value of an IEEE 754 half. */
+export function halfToNumber(bits: number): number {
+  const sign = bits & 0x8000 ? -1 : 1
+  const exponent = (bits >> 10) & 31
+  const fraction = bits & 1023
+  if (exponent === 0) return sign * fraction * 2 ** -24
+  if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
+  return sign * (1024 + fraction) * 2 ** (exponent - 25)
+}
+
+/** All 65,536 of them. */
 const halves = (() => {
   let table: Float32Array | undefined
   return (): Float32Array => {
-    table ??= Float32Array.from({ length: 0x10000 }, (_, bits) => {
-      const sign = bits & 0x8000 ? -1 : 1
-      const exponent = (bits >> 10) & 31
-      const fraction = bits & 1023
-      if (exponent === 0) return sign * fraction * 2 ** -24
-      if (exponent === 31) return fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN
-      return sign * (1024 + fraction) * 2 ** (exponent - 25)
-    })
+    table ??= Float32Array.from({ length: 0x10000 }, (_, bits) => halfToNumber(bits))
     return table
   }
 })()

@@ -56,6 +56,8 @@ export interface ModelOptions {
   /** Of the initial weights. Default 0. */
   readonly seed?: number
   readonly device?: Device
+  /** For loaders: Linears have no weights of their own until they are given some. Default false. */
+  readonly deferLinears?: boolean
 }
 
 /** What a decoder says of its size, whatever its configuration calls it. */
@@ -84,6 +86,9 @@ export abstract class CausalLm extends Module {
    * @returns [B, T, D]
    */
   abstract hidden(ids: Tensor, sequence?: SequenceOptions): Tensor
+
+  /** Another untrained model of the same configuration. */
+  abstract untrained(options: ModelOptions): CausalLm
 
   /** [V, D] */
   abstract get inputEmbedding(): Tensor

@@ -24,6 +24,8 @@ export interface ModelFamily<Model extends CausalLm = CausalLm> {
   /** config.json of the model, without `torch_dtype`. */
   writeConfig(model: Model): Record<string, unknown>
   weights(model: Model): FileWeight[]
+  /** Why a folder cannot hold Linears of this family in anything but dense weights; absent where it can. */
+  readonly denseOnly?: string
   /** A file's tensor whose dtype is the model's, when nobody says. */
   readonly dtypeOf: string
   /** The name that `weights` uses for a tensor of a file; null for one that is no weight. */

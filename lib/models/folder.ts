@@ -4,16 +4,14 @@ import { mkdir, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeTogether } from '../io/atomic.ts'
 import { isWeightsFile, WeightFiles, weightFiles } from '../io/shards.ts'
-import { PartReader } from '../io/tensors.ts'
-import { converts, FILE_DTYPES, Uploader } from '../io/upload.ts'
-import type { ParameterDType } from '../nn/init.ts'
+import type { WeightSource } from '../nn/layers.ts'
+import { type WeightReader, weightFormat } from '../nn/weight-format.ts'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
-import { sameShape } from '../tensor/layout.ts'
-import { noGrad } from '../tensor/mode.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { CausalLm, ModelOptions } from './causal-lm.ts'
-import { type FileWeight, familyOf, type ModelFamily } from './family.ts'
+import { familyOf } from './family.ts'
+import { dtypeOf, fileNames, type LoadProgress, loadWeights, storedWeights } from './weights.ts'
 
 const CONFIG = 'config.json'
 const DEFAULT_SHARD_BYTES = 5e9
@@ -26,12 +24,22 @@ export interface SaveModelOptions {
   readonly maxShardBytes?: number
 }
 
+export interface LoadModelOptions extends Omit<ModelOptions, 'seed' | 'deferLinears'> {
+  /**
+   * Gives each Linear other weights than the files' dense ones [out, in], which are freed then: memory never
+   * holds all of them.
+   */
+  readonly replace?: (weight: Tensor) => WeightSource
+  readonly signal?: AbortSignal
+  readonly onProgress?: (progress: LoadProgress) => void
+}
+
 /**
  * Writes `config.json` and the weights (tied ones once, without `lm_head`), as Hugging Face's
  * `from_pretrained` reads them. Nothing in the folder changes before all of it is on disk; weights of an
- * earlier save that have other names are deleted then.
- * @throws ConfigError for a mixture of features that no Hugging Face architecture has, or weights that
- *   change while they are saved; the system's error when the folder cannot be written
+ * earlier save that have other names are deleted then. int8 weights stand as compressed-tensors has them.
+ * @throws ConfigError for a mixture of features that no Hugging Face architecture has, weights that its
+ *   layout cannot hold, or that change while they are saved; the system's error when the folder cannot be written
  */
 export async function saveModel(
   model: CausalLm,
@@ -41,28 +49,24 @@ export async function saveModel(
   checkOptions('saveModel', options, ['maxShardBytes'])
   const { maxShardBytes = DEFAULT_SHARD_BYTES } = options
   checkInteger('saveModel', 'maxShardBytes', maxShardBytes, 1, Number.MAX_SAFE_INTEGER)
-  const family = familyOf(model.modelType)
-  const weights = family.weights(model)
-  const versions = weights.map(({ tensor }) => tensor.storage.version)
-  const dtype = weights.some(({ tensor }) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
-  const keys = Object.entries({ ...family.writeConfig(model), torch_dtype: dtype })
+  const { inputs, tensors, quantization } = storedWeights(model)
+  const versions = tensors.map(({ storage }) => storage.version)
+  const dtype = tensors.some((tensor) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
+  const keys = Object.entries({
+    ...familyOf(model.modelType).writeConfig(model),
+    torch_dtype: dtype,
+    ...(quantization !== null && { quantization_config: quantization }),
+  })
   await mkdir(folder, { recursive: true })
-  const reader = new PartReader()
-  const tensors = weights.map(({ name, tensor, transposed = false }) => ({
-    name,
-    dtype: FILE_DTYPES[tensor.dtype],
-    shape: transposed ? tensor.shape.toReversed() : tensor.shape,
-    data: () => (transposed ? readTransposed(reader, tensor) : reader.read(tensor)),
-  }))
   const config = Object.fromEntries(keys.sort(([a], [b]) => (a < b ? -1 : 1)))
   const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`)
   const files = [
-    ...weightFiles(tensors, maxShardBytes),
+    ...weightFiles(inputs, maxShardBytes),
     {
       name: CONFIG,
       body: async (write: (bytes: Uint8Array) => Promise<void>) => {
         // the last file: a model that is half of one step and half of the next must not take the old one's place
-        if (weights.some(({ tensor }, i) => tensor.storage.version !== versions[i])) {
+        if (tensors.some(({ storage }, i) => storage.version !== versions[i])) {
           throw new ConfigError(
             'saveModel: the weights changed while they were saved; save between two steps',
           )
@@ -76,32 +80,27 @@ export async function saveModel(
   await writeTogether(folder, files, { obsolete })
 }
 
-async function* readTransposed(reader: PartReader, tensor: Tensor): AsyncGenerator<Uint8Array> {
-  const view = noGrad(() => tensor.transpose())
-  try {
-    yield* reader.read(view)
-  } finally {
-    view.dispose()
-  }
-}
-
 /**
  * Loads a folder that {@link saveModel} or Hugging Face's `save_pretrained` wrote; config.json says
  * which family it is. Weights of another float dtype are converted.
  * @param options dtype: that of the file's embedding when not said
  * @throws ConfigError naming an architecture or feature that is not known, FormatError naming file and
- *   tensor
+ *   tensor; the signal's reason
  */
-export async function loadModel(folder: string, options: Omit<ModelOptions, 'seed'> = {}): Promise<CausalLm> {
-  const json = await readConfig(join(folder, CONFIG))
+export async function loadModel(folder: string, options: LoadModelOptions = {}): Promise<CausalLm> {
+  const { replace, signal, onProgress, ...modelOptions } = options
+  const json = new Map(await readConfig(join(folder, CONFIG)))
   const family = familyOf(json.get('model_type'))
+  const quantization = json.get('quantization_config')
+  json.delete('quantization_config')
+  const reader = weightReader(quantization ?? null)
   const file = await WeightFiles.open(folder)
   try {
-    const names = fileNames(file, family)
-    const dtype = options.dtype ?? dtypeOf(file, names.get(family.dtypeOf) ?? family.dtypeOf)
-    const model = family.create(json, { ...options, dtype })
+    const dtype =
+      options.dtype ?? dtypeOf(file, fileNames(file, family).get(family.dtypeOf) ?? family.dtypeOf)
+    const model = family.create(json, { ...modelOptions, dtype, deferLinears: true })
     try {
-      await loadWeights(file, family.weights(model), names)
+      await loadWeights(file, model, { reader, replace, deferred: true, signal, onProgress })
       return model
     } catch (error) {
       model.dispose()
@@ -117,13 +116,21 @@ export async function loadModel(folder: string, options: Omit<ModelOptions, 'see
  * @throws FormatError naming file and tensor
  */
 export async function loadModelInto(model: CausalLm, folder: string): Promise<void> {
-  const family = familyOf(model.modelType)
   const file = await WeightFiles.open(folder)
   try {
-    await loadWeights(file, family.weights(model), fileNames(file, family))
+    await loadWeights(file, model)
   } finally {
     await file.close()
   }
+}
+
+function weightReader(quantization: unknown): WeightReader | null {
+  if (quantization === null) return null
+  if (typeof quantization !== 'object' || Array.isArray(quantization)) {
+    throw new ConfigError('config.json: quantization_config must be an object')
+  }
+  const json = new Map<string, unknown>(Object.entries(quantization as object))
+  return weightFormat(json.get('quant_method')).reader(json)
 }
 
 async function readConfig(path: string): Promise<ReadonlyMap<string, unknown>> {
@@ -138,66 +145,4 @@ async function readConfig(path: string): Promise<ReadonlyMap<string, unknown>> {
     throw new ConfigError('config.json: expected an object')
   }
   return new Map(Object.entries(json))
-}
-
-/** The file's name of each weight, by the family's. */
-function fileNames(file: WeightFiles, family: ModelFamily): Map<string, string> {
-  const names = new Map<string, string>()
-  for (const name of file.tensors.keys()) {
-    const own = family.fileName === undefined ? name : family.fileName(name)
-    if (own !== null) names.set(own, name)
-  }
-  return names
-}
-
-/** The model's dtype by a tensor of its file; half floats become f32, which holds them all. */
-function dtypeOf(file: WeightFiles, name: string): ParameterDType {
-  switch (file.tensors.get(name)?.dtype) {
-    case 'BF16':
-      return 'bf16'
-    case 'F64':
-      return 'f64'
-    default:
-      return 'f32' // what is no float is refused, by name, when it is loaded
-  }
-}
-
-async function loadWeights(
-  file: WeightFiles,
-  weights: readonly FileWeight[],
-  names: ReadonlyMap<string, string>,
-): Promise<void> {
-  const known = new Set(weights.map(({ name }) => name))
-  for (const [own, name] of names) {
-    // some writers keep the tied head
-    if (known.has(own) || own === 'lm_head.weight') continue
-    const entry = file.tensors.get(name)
-    throw new FormatError(`${file.fileOf(name)}: unknown tensor ${name} ${entry?.dtype}[${entry?.shape}]`)
-  }
-  const wanted = new Map<string, FileWeight>()
-  for (const weight of weights) {
-    const { name: own, tensor, transposed = false } = weight
-    const name = names.get(own)
-    const entry = name === undefined ? undefined : file.tensors.get(name)
-    if (name === undefined || entry === undefined) {
-      throw new FormatError(`${file.path}: expected a tensor ${own}, found none`)
-    }
-    const shape = transposed ? tensor.shape.toReversed() : tensor.shape
-    if (!sameShape(entry.shape, shape)) {
-      throw new FormatError(`${file.fileOf(name)}: ${name} must be [${shape}], found [${entry.shape}]`)
-    }
-    if (!converts(entry.dtype, tensor.dtype)) {
-      throw new FormatError(`${file.fileOf(name)}: ${name} must be a float, found ${entry.dtype}`)
-    }
-    wanted.set(name, weight)
-  }
-  // in the order of the files, so that the disk is read forwards and each shard opened once
-  const uploader = new Uploader()
-  for (const [name, { dtype }] of file.tensors) {
-    const weight = wanted.get(name)
-    if (weight === undefined) continue
-    const { tensor, transposed = false } = weight
-    const read = (begin: number, part: Uint8Array): Promise<void> => file.readPart(name, begin, part)
-    await uploader.load(tensor, { dtype, transposed, read })
-  }
 }

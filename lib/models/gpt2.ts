@@ -156,11 +156,11 @@ export class Gpt2 extends CausalLm {
   /** @throws ConfigError */
   constructor(
     options: Gpt2Options,
-    { dtype = 'f32', seed = 0, device = Device.default() }: ModelOptions = {},
+    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears }: ModelOptions = {},
   ) {
     super()
     const config = completeGpt2Config(options)
-    const init = new Initializer({ device, seed, dtype })
+    const init = new Initializer({ device, seed, dtype, deferLinears })
     this.config = config
     this.transformer = new Gpt2Model(init, config)
     this.lmHead = config.tieWordEmbeddings
@@ -185,6 +185,10 @@ export class Gpt2 extends CausalLm {
     return this.transformer.forward(ids, sequence)
   }
 
+  override untrained(options: ModelOptions): Gpt2 {
+    return new Gpt2(this.config, options)
+  }
+
   get inputEmbedding(): Tensor {
     return this.transformer.wte.weight
   }
@@ -206,6 +210,8 @@ registerFamily<Gpt2>({
       // Hugging Face's Conv1D is [in, out]
       transposed: /\.c[A-Z]\w*\.weight$/.test(path),
     })),
+  denseOnly:
+    "int8 layouts know Linears, and Hugging Face's GPT-2 has Conv1D; save it dense, and load it with int8 weights",
   dtypeOf: 'transformer.wte.weight',
   fileName(name) {
     // causal masks that old versions saved

@@ -162,11 +162,11 @@ export class Llama extends CausalLm {
   /** @throws ConfigError */
   constructor(
     options: LlamaOptions,
-    { dtype = 'f32', seed = 0, device = Device.default() }: ModelOptions = {},
+    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears }: ModelOptions = {},
   ) {
     super()
     const config = completeLlamaConfig(options)
-    const init = new Initializer({ device, seed, dtype })
+    const init = new Initializer({ device, seed, dtype, deferLinears })
     this.config = config
     this.model = new LlamaModel(init, config)
     this.lmHead = config.tieWordEmbeddings
@@ -180,6 +180,10 @@ export class Llama extends CausalLm {
 
   override hidden(ids: Tensor, sequence: SequenceOptions = {}): Tensor {
     return this.model.forward(ids, sequence)
+  }
+
+  override untrained(options: ModelOptions): Llama {
+    return new Llama(this.config, options)
   }
 
   get inputEmbedding(): Tensor {

@@ -11,3 +11,4 @@ export {
   type RotaryPlace,
   ropeFrequencies,
 } from './rotary.ts'
+export type { StoredTensor, WeightFile, WeightFormat, WeightReader } from './weight-format.ts'

@@ -6,6 +6,7 @@ import { randn } from '../ops/normal.ts'
 import { randomKey } from '../ops/random.ts'
 import type { Device } from '../runtime/device.ts'
 import type { DType } from '../tensor/dtype.ts'
+import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import { parameter } from './module.ts'
 
@@ -16,6 +17,8 @@ export interface InitOptions {
   readonly seed: number
   /** Of matrices. Vectors (norms, biases) are f32, or f64 beside f64 matrices. */
   readonly dtype: ParameterDType
+  /** Weights of Linears have shape and dtype but no memory, until a loader gives them. Default false. */
+  readonly deferLinears?: boolean | undefined
 }
 
 /** Hands out the initial parameters of one model, in order. */
@@ -23,12 +26,14 @@ export class Initializer {
   readonly device: Device
   readonly dtype: ParameterDType
   readonly #seed: number
+  readonly #deferLinears: boolean
   #call = 0
 
-  constructor({ device, seed, dtype }: InitOptions) {
+  constructor({ device, seed, dtype, deferLinears = false }: InitOptions) {
     this.device = device
     this.dtype = dtype
     this.#seed = seed
+    this.#deferLinears = deferLinears
   }
 
   get vectorDType(): DType {
@@ -41,6 +46,13 @@ export class Initializer {
     const values = randn(shape, key, { dtype: this.dtype, std })
     key.dispose()
     return parameter(values)
+  }
+
+  /** Weights of a Linear: N(0, std^2), or one zero seen everywhere when they are deferred. */
+  linear(shape: readonly number[], std: number): Tensor {
+    if (!this.#deferLinears) return this.normal(shape, std)
+    const { dtype, device } = this
+    return parameter(scope(() => zeros([1, 1], { dtype, device }).expand(shape)))
   }
 
   /** A vector of zeros: a bias. */

@@ -6,7 +6,8 @@ import { type DenseOperand, type LinearOperand, linear } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { Initializer } from './init.ts'
-import { Module } from './module.ts'
+import { Module, parameter } from './module.ts'
+import type { StoredTensor, WeightFormat } from './weight-format.ts'
 
 export interface LinearOptions {
   /** Standard deviation of the initial weights. */
@@ -18,6 +19,16 @@ export interface LinearOptions {
 /** Weights of another kind than a dense tensor: state of their own, and the operand they make. */
 export abstract class WeightSource extends Module {
   abstract operand(bias: Tensor | null): LinearOperand
+
+  /** Method of the {@link WeightFormat} by which folders hold them; null: none does. */
+  get format(): string | null {
+    return null
+  }
+
+  /** What a file holds in the place of `weight`, by the end of the name (`weight`, `weight_scale`). */
+  stored(): ReadonlyMap<string, StoredTensor> {
+    return new Map()
+  }
 
   override forward(x: Tensor): Tensor {
     return linear(x, this.operand(null))
@@ -36,7 +47,7 @@ export class Linear extends Module {
   constructor(init: Initializer, inputs: number, outputs: number, options: number | LinearOptions) {
     super()
     const { std, bias = false } = typeof options === 'number' ? { std: options } : options
-    this.weight = init.normal([outputs, inputs], std)
+    this.weight = init.linear([outputs, inputs], std)
     this.bias = bias ? init.zeros(outputs) : null
   }
 
@@ -48,6 +59,12 @@ export class Linear extends Module {
   replaceWeight(source: WeightSource): void {
     this.source = source
     this.weight.dispose()
+  }
+
+  /** Dense weights in the place of deferred ones, which are freed. */
+  giveWeight(weight: Tensor): void {
+    this.weight.dispose()
+    this.weight = parameter(weight)
   }
 
   /** @param x [..., in] @returns [..., out] */

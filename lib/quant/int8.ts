@@ -2,8 +2,9 @@
 
 import { Linear, WeightSource } from '../nn/layers.ts'
 import { constant, type Module } from '../nn/module.ts'
+import type { StoredTensor } from '../nn/weight-format.ts'
 import type { Int8Operand } from '../ops/linear_int8.ts'
-import { dequantizeInt8, quantizeInt8 } from '../ops/quantize_int8.ts'
+import { dequantizeInt8, type Int8Matrix, quantizeInt8 } from '../ops/quantize_int8.ts'
 import { ConfigError } from '../runtime/errors.ts'
 import { type DType, itemSizes } from '../tensor/dtype.ts'
 import { noGrad } from '../tensor/mode.ts'
@@ -28,14 +29,30 @@ export class Int8Weight extends WeightSource {
   readonly group: number
   readonly activations: 'float' | 'int8'
 
-  /** @param weight [out, in] f32 | bf16; it stays the caller's */
-  constructor(weight: Tensor, { group = 0, activations = 'float' }: Int8WeightOptions = {}) {
+  /**
+   * @param weight [out, in] f32 | bf16, to quantise; it stays the caller's. Or values and scales that are
+   *   int8 already: they become this one's, and have the group
+   */
+  constructor(weight: Tensor | Int8Matrix, { group = 0, activations = 'float' }: Int8WeightOptions = {}) {
     super()
-    const { values, scales } = noGrad(() => quantizeInt8(weight, { group }))
-    this.values = constant(values)
-    this.scales = constant(scales)
-    this.group = group
+    const matrix = 'values' in weight ? weight : noGrad(() => quantizeInt8(weight, { group }))
+    this.values = constant(matrix.values)
+    this.scales = constant(matrix.scales)
+    this.group = matrix.group
     this.activations = activations
+  }
+
+  override get format(): string {
+    return 'compressed-tensors'
+  }
+
+  override stored(): ReadonlyMap<string, StoredTensor> {
+    const [rows = 0] = this.values.shape
+    const shape = this.group === 0 ? [rows, 1] : this.scales.shape
+    return new Map<string, StoredTensor>([
+      ['weight', { tensor: this.values }],
+      ['weight_scale', { tensor: this.scales, shape }],
+    ])
   }
 
   override operand(bias: Tensor | null): Int8Operand {

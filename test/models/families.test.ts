@@ -104,7 +104,7 @@ describe('what cannot be', () => {
   test.each<[string, object, RegExp]>([
     ['qwen2', { hidden_act: 'relu2' }, /hidden_act must be one of silu.*received "relu2"/],
     ['qwen2', { num_experts: 8 }, /num_experts is not known here and may change the model, received 8/],
-    ['qwen2', { quantization_config: {} }, /quantization_config is not known here/],
+    ['qwen2', { quantization_config: {} }, /quant_method must be one of compressed-tensors, received none/],
     ['qwen2', { attention_bias: true }, /attention_bias is not known here/],
     [
       'qwen2-window',

@@ -123,7 +123,7 @@ describe('gpt2', () => {
       [{ activation_function: 'mish' }, /activationFunction must be one of gelu_new.* received "mish"/],
       [{ layer_norm_epsilon: -1 }, /layerNormEpsilon must be a positive number, received -1/],
       [{ add_cross_attention: true }, /add_cross_attention is not known here/],
-      [{ quantization_config: { bits: 4 } }, /quantization_config is not known here/],
+      [{ quantization_config: { bits: 4 } }, /quant_method must be one of compressed-tensors, received none/],
       [{ model_type: 'gpt9' }, /model_type must be one of gpt2, llama.*, received "gpt9"/],
       [{ n_positions: 8 }, /wpe.weight must be \[8,64\], found \[80,64\]/],
     ]

@@ -43,14 +43,18 @@ export function readSafetensors(path: string): {
     const { dtype, shape, data_offsets } = value as Entry
     const [begin, end] = data_offsets
     const data = bytes.subarray(8 + headerLength + begin, 8 + headerLength + end)
-    tensors.set(name, { shape, integer: dtype === 'I32', values: decode(data, dtype, `${path}: ${name}`) })
+    tensors.set(name, {
+      shape,
+      integer: dtype === 'I32' || dtype === 'I8',
+      values: decode(data, dtype, `${path}: ${name}`),
+    })
   }
   return { tensors, metadata }
 }
 
 function decode(data: Buffer, dtype: string, where: string): Float64Array {
   const view = new DataView(data.buffer, data.byteOffset, data.byteLength)
-  const sizes: Record<string, number> = { F32: 4, F64: 8, I32: 4, BF16: 2 }
+  const sizes: Record<string, number> = { F32: 4, F64: 8, I32: 4, BF16: 2, I8: 1 }
   const size = sizes[dtype]
   if (size === undefined) throw new Error(`${where}: a golden may not hold ${dtype}`)
   const f32 = new Float32Array(1)
@@ -59,6 +63,7 @@ function decode(data: Buffer, dtype: string, where: string): Float64Array {
     if (dtype === 'F64') return view.getFloat64(8 * i, true)
     if (dtype === 'F32') return view.getFloat32(4 * i, true)
     if (dtype === 'I32') return view.getInt32(4 * i, true)
+    if (dtype === 'I8') return view.getInt8(i)
     u32[0] = view.getUint16(2 * i, true) << 16
     return f32[0] ?? 0
   })
