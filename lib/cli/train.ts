@@ -204,7 +204,6 @@ async function tokenizerOf(
   const plain = files.filter((file) => !file.endsWith('.jsonl'))
   if (plain.length === 0) fail('--tokenizer is needed where all data is .jsonl')
   const tokenizer = await Tokenizer.train({ files: plain, vocabSize })
-  await mkdir(own, { recursive: true })
   await tokenizer.save(own)
   return tokenizer
 }

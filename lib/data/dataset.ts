@@ -122,11 +122,16 @@ export class TextDataset {
    * `count` rows from row `index` on, counted through all epochs: what a training step reads.
    * @param options ordered: in the order of the source, for evaluation
    */
-  async batch(index: number, count: number, { ordered = false }: { ordered?: boolean } = {}): Promise<Batch> {
+  batch(index: number, count: number, { ordered = false }: { ordered?: boolean } = {}): Promise<Batch> {
+    const indices = Array.from({ length: count }, (_, row) => index + row)
+    return this.#read(ordered ? this.#unordered : this.#layout, indices)
+  }
+
+  async #read(layout: Layout, indices: readonly number[]): Promise<Batch> {
     const length = this.contextLength
-    const make = (): Int32Array => new Int32Array(count * length)
+    const make = (): Int32Array => new Int32Array(indices.length * length)
     const batch = { ids: make(), labels: make(), positions: make(), first: make() }
-    for (let row = 0; row < count; row++) {
+    for (const [row, index] of indices.entries()) {
       const part = (array: Int32Array): Int32Array => array.subarray(row * length, (row + 1) * length)
       const buffers = {
         ids: part(batch.ids),
@@ -134,11 +139,11 @@ export class TextDataset {
         positions: part(batch.positions),
         first: part(batch.first),
       }
-      await (ordered ? this.#unordered : this.#layout).fill(index + row, buffers)
+      await layout.fill(index, buffers)
     }
     let targets = 0
     for (let i = 0; i < batch.labels.length; i++) if (i % length !== 0 && batch.labels[i] !== -100) targets++
-    return { rows: count, length, targets, ...batch }
+    return { rows: indices.length, length, targets, ...batch }
   }
 
   /** Batches in training's order from row `from` on, without end, one read ahead. */
@@ -154,11 +159,17 @@ export class TextDataset {
     }
   }
 
-  /** Every row once, in the source's order; the last batch may be smaller. */
+  /**
+   * Every row once, in the source's order; the last batch may be smaller.
+   * @param options maxRows: only so many, spread evenly over the source
+   */
   async *once(size: number, { maxRows = this.rows }: { maxRows?: number } = {}): AsyncGenerator<Batch> {
     const rows = Math.min(maxRows, this.rows)
     for (let row = 0; row < rows; row += size) {
-      yield await this.batch(row, Math.min(size, rows - row), { ordered: true })
+      const indices = Array.from({ length: Math.min(size, rows - row) }, (_, i) =>
+        Math.floor(((row + i) * this.rows) / rows),
+      )
+      yield await this.#read(this.#unordered, indices)
     }
   }
 

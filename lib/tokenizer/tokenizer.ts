@@ -1,6 +1,6 @@
 // The tokenizer people hold: load, train, encode, decode, save.
 
-import { readFile, stat } from 'node:fs/promises'
+import { mkdir, readFile, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { writeAtomic } from '../io/atomic.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
@@ -168,6 +168,7 @@ export class Tokenizer {
   async save(folder: string): Promise<void> {
     const { spec, special, chatTemplate, config } = this.#parts
     const bytes = await this.#thread.ask<Uint8Array>({ type: 'write', spec })
+    await mkdir(folder, { recursive: true })
     await writeAtomic(join(folder, 'tokenizer.json'), (write) => write(bytes))
     const tokens = Object.fromEntries(
       ROLES.map((role) => [`${role}_token`, special[`${role}TokenId`]] as const)

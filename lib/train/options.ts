@@ -19,7 +19,10 @@ export interface TrainerOptions {
   readonly steps?: number
   /** Times through the training rows. */
   readonly epochs?: number
-  /** About how long: the number of steps is fixed from the speed of the first ones, and saved. */
+  /**
+   * About how long, evaluations included where `evalOnStart` has timed one: the number of steps is fixed
+   * from the speed of the first ones, and saved.
+   */
   readonly minutes?: number
   readonly optimizer?: OptimizerOptions
   readonly schedule?: TrainerSchedule
@@ -31,11 +34,13 @@ export interface TrainerOptions {
   readonly recompute?: boolean | number
   /** Of dropout. (The order of rows is the dataset's.) Default 0. */
   readonly seed?: number
-  /** Steps between checkpoints; 0 is none but the last. Default 200. */
+  /** Steps between checkpoints; below 1, a share of all steps; 0 is none but the last. Default 200. */
   readonly saveEvery?: number
-  /** Steps between evaluations; 0 is one at the end. Default 200. */
+  /** Steps between evaluations; below 1, a share of all steps; 0 is one at the end. Default 200. */
   readonly evalEvery?: number
-  /** Most rows of an evaluation. Default all. */
+  /** Evaluates also before the first step. Default false. */
+  readonly evalOnStart?: boolean
+  /** Most rows of an evaluation, spread evenly over the validation set. Default all. */
   readonly evalRows?: number
   /** Checkpoints kept besides the best. Default 2. */
   readonly keepLast?: number
@@ -100,6 +105,7 @@ const OPTIONS: readonly (keyof TrainerOptions)[] = [
   'seed',
   'saveEvery',
   'evalEvery',
+  'evalOnStart',
   'evalRows',
   'keepLast',
   'keepBest',
@@ -120,6 +126,10 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
   checkOptions(where, options, OPTIONS)
   const integer = (name: keyof TrainerOptions, fallback: number, min: number): number =>
     checkInteger(where, name, options[name] ?? fallback, min, MANY)
+  const interval = (name: 'saveEvery' | 'evalEvery', fallback: number): number => {
+    const value = options[name] ?? fallback
+    return typeof value === 'number' && value > 0 && value < 1 ? value : integer(name, fallback, 0)
+  }
   checkOptions(`${where}: optimizer`, options.optimizer, ['learningRate', 'weightDecay', 'betas', 'eps'])
   checkOptions(`${where}: schedule`, options.schedule, ['warmup', 'decay', 'floor'])
   checkOptions(`${where}: earlyStopping`, options.earlyStopping ?? undefined, ['patience'])
@@ -153,6 +163,9 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     checkInteger(where, 'earlyStopping.patience', options.earlyStopping.patience, 1, MANY)
     if (options.validation == null) throw new ConfigError(`${where}: earlyStopping needs a validation set`)
   }
+  if (options.evalOnStart && options.validation == null) {
+    throw new ConfigError(`${where}: evalOnStart needs a validation set`)
+  }
   if (options.keepBest && options.validation == null) {
     throw new ConfigError(`${where}: keepBest needs a validation set`)
   }
@@ -184,8 +197,9 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     dropout,
     recompute: options.recompute ?? false,
     seed: integer('seed', 0, 0),
-    saveEvery: integer('saveEvery', 200, 0),
-    evalEvery: integer('evalEvery', 200, 0),
+    saveEvery: interval('saveEvery', 200),
+    evalEvery: interval('evalEvery', 200),
+    evalOnStart: options.evalOnStart ?? false,
     evalRows: integer('evalRows', MANY, 1),
     keepLast: integer('keepLast', 2, 1),
     keepBest: options.keepBest ?? false,
@@ -195,6 +209,11 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     resume: options.resume ?? false,
     overwrite: options.overwrite ?? false,
   }
+}
+
+/** Steps between two of something that an option asks for; a share is never more often than it says. */
+export function stepsBetween(every: number, steps: number): number {
+  return every > 0 && every < 1 ? Math.max(1, Math.ceil(every * steps)) : every
 }
 
 /** Steps of warm-up when nobody says; `steps` is null while `minutes` are not measured yet. */

@@ -13,7 +13,14 @@ import { schedule } from '../optim/schedule.ts'
 import { ConfigError, DivergedError } from '../runtime/errors.ts'
 import type { TrainerEvent } from './events.ts'
 import { MetricsLog } from './metrics.ts'
-import { checkSameRun, defaultWarmup, fingerprint, MEASURED_STEPS, type TrainerSettings } from './options.ts'
+import {
+  checkSameRun,
+  defaultWarmup,
+  fingerprint,
+  MEASURED_STEPS,
+  stepsBetween,
+  type TrainerSettings,
+} from './options.ts'
 import { loadOptimizer, loadState, type RunState, saveState } from './state.ts'
 import { enqueueStep, evaluate, type StepValues } from './step.ts'
 
@@ -154,6 +161,12 @@ export class Run {
     let rate = this.#rate()
     let next = this.#read(this.#step)
     let pending: Pending | null = null
+    let evaluationMs = 0
+    if (settings.evalOnStart && this.#step === 0) {
+      const before = performance.now()
+      await this.#evaluate(emit)
+      evaluationMs = performance.now() - before
+    }
     const started = performance.now()
     const firstStep = this.#step
     this.#lastDone = started
@@ -181,11 +194,14 @@ export class Run {
       if (this.#steps === 0 && this.#step === MEASURED_STEPS) {
         await this.#report(pending, emit)
         pending = null
-        await this.#fixSteps(performance.now() - started, this.#step - firstStep)
+        await this.#fixSteps((performance.now() - started) / (this.#step - firstStep), evaluationMs)
         rate = this.#rate()
       }
       const last = this.#step === this.#steps
-      const due = (every: number): boolean => every > 0 && this.#step % every === 0
+      const due = (every: number): boolean => {
+        if (every === 0 || (every < 1 && this.#steps === 0)) return false
+        return this.#step % stepsBetween(every, this.#steps) === 0
+      }
       const ending = last || this.#stopping
       if (!(ending || due(evalEvery) || due(saveEvery))) continue
 
@@ -268,10 +284,13 @@ export class Run {
     }
   }
 
-  async #fixSteps(elapsedMs: number, measured: number): Promise<void> {
-    const { minutes, out } = this.#settings
-    const perStep = elapsedMs / Math.max(1, measured)
-    this.#steps = Math.max(MEASURED_STEPS, Math.floor(((minutes ?? 0) * 60_000) / perStep))
+  async #fixSteps(stepMs: number, evaluationMs: number): Promise<void> {
+    const { minutes, out, evalEvery } = this.#settings
+    // a share asks for a number of evaluations, a number of steps makes each step that much longer
+    const fixedMs = evaluationMs * (evalEvery > 0 && evalEvery < 1 ? 1 + Math.round(1 / evalEvery) : 2)
+    const perStepMs = stepMs + (evalEvery >= 1 ? evaluationMs / evalEvery : 0)
+    const steps = Math.floor(((minutes ?? 0) * 60_000 - fixedMs) / perStepMs)
+    this.#steps = Math.max(MEASURED_STEPS, steps)
     const plan = new TextEncoder().encode(`${JSON.stringify({ steps: this.#steps })}\n`)
     await writeAtomic(join(out, PLAN), (write) => write(plan))
   }
@@ -285,9 +304,10 @@ export class Run {
       this.#target.model,
       validation.once(batchSize, { maxRows: evalRows }),
     )
-    const best = Number.isFinite(loss) && (this.#best === null || loss < this.#best.loss)
+    // before the first step there is no checkpoint that could be the best
+    const best = step > 0 && Number.isFinite(loss) && (this.#best === null || loss < this.#best.loss)
     if (best) this.#best = { loss, step }
-    this.#evaluationsSinceBest = best ? 0 : this.#evaluationsSinceBest + 1
+    if (step > 0) this.#evaluationsSinceBest = best ? 0 : this.#evaluationsSinceBest + 1
     emit({ type: 'eval', step, loss, perplexity, tokens, best })
     for (const prompt of samplePrompts) {
       const text = await this.#target.sample?.(prompt)

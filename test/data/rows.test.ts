@@ -59,6 +59,17 @@ describe('stream', () => {
   })
   afterAll(() => dataset.close())
 
+  test('fewer rows than there are lie spread over the source', async () => {
+    const all: number[][] = []
+    for await (const batch of dataset.once(1)) all.push(rowOf(batch, 0).ids)
+    expect(all).toHaveLength(dataset.rows)
+    const half = Math.floor(dataset.rows / 2)
+    expect(half).toBeGreaterThan(1)
+    const spread: number[][] = []
+    for await (const batch of dataset.once(1, { maxRows: 2 })) spread.push(rowOf(batch, 0).ids)
+    expect(spread).toEqual([all[0], all[half]])
+  })
+
   test('rows share one token, so each token is a target once', async () => {
     expect(dataset.tokens).toBe(tokens.length)
     expect(dataset.documents).toBe(texts.length)

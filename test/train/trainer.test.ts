@@ -123,6 +123,42 @@ describe('a run', () => {
     ])
   })
 
+  test('evaluates before the first step, and at shares of the run', async () => {
+    using model = decoder()
+    const before = await model.evaluate(validation, { batchSize: 2 })
+    const given = options({ steps: 11, evalOnStart: true, evalEvery: 1 / 3, saveEvery: 0.5, dropout: 0 })
+    await new Trainer(model, given).finish()
+    const evals = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'eval')
+    expect(evals.map((line) => (line as TrainerEvent).step)).toEqual([0, 4, 8, 11])
+    expect(evals[0]).toEqual({ type: 'eval', step: 0, ...before, best: false })
+    expect(evals[1]).toMatchObject({ best: true })
+    const saved = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'checkpoint')
+    expect(saved.map((line) => (line as TrainerEvent).step)).toEqual([6, 11])
+  })
+
+  test('minutes fix the number of steps once, and it is saved', async () => {
+    const minutes = 0.02
+    const given = options({ evalOnStart: true, evalEvery: 0.5, saveEvery: 0, minutes })
+    const { steps: _, ...timed } = given
+    let steps = 0
+    {
+      using model = decoder()
+      const seen = await events(
+        new Trainer(model, timed),
+        (event) => event.type === 'step' && event.step > 20 && event.steps > 0,
+      )
+      const last = seen.at(-1)
+      if (last?.type === 'step') steps = last.steps
+      expect(JSON.parse(readFileSync(join(given.out, 'plan.json'), 'utf8'))).toEqual({ steps })
+      expect(steps).toBeGreaterThan(20)
+    }
+    using model = decoder()
+    const summary = await new Trainer(model, { ...timed, resume: true }).finish()
+    expect(summary.steps).toBe(steps)
+    const evals = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'eval')
+    expect(evals.map((line) => (line as TrainerEvent).step)).toEqual([0, Math.ceil(steps / 2), steps])
+  })
+
   test('accumulation does not change the step', async () => {
     const first = async (more: Partial<TrainerOptions>): Promise<unknown> => {
       using model = Decoder.create(SHAPE, { tokenizer, dtype: 'f32', seed: 3 })
@@ -291,6 +327,8 @@ describe('refused', () => {
     [{ out: '' }, /out must name a folder/],
     [{ resume: true, overwrite: true }, /exclude each other/],
     [{ validation: null, keepBest: true }, /keepBest needs a validation set/],
+    [{ validation: null, evalOnStart: true }, /evalOnStart needs a validation set/],
+    [{ evalEvery: 1.5 }, /evalEvery must be an integer/],
     [{ learningRate: 3 }, /unknown option 'learningRate'/],
     [{ optimizer: { lr: 3 } }, /unknown option 'lr'/],
   ])('%j', (more, message) => {
