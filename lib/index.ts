@@ -80,6 +80,13 @@ export {
   type QuantizeReport,
   quantizeLinears,
 } from './quant/int8.ts'
+export {
+  type Baseline,
+  type Check,
+  type ReportOptions,
+  type ReportSample,
+  writeReport,
+} from './report/report.ts'
 export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'
 export {
   Device,
@@ -115,5 +122,6 @@ export type {
   TrainerEvent,
 } from './train/events.ts'
 export type { OptimizerOptions, TrainerOptions, TrainerSchedule } from './train/options.ts'
+export { Progress, type ProgressOutput } from './train/progress.ts'
 export { type Evaluation, evaluate } from './train/step.ts'
 export { Trainer, type TrainSummary } from './train/trainer.ts'

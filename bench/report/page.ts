@@ -1,30 +1,8 @@
-// One page that needs nothing but itself.
+// Results of all benches on one page.
 
+import { escapeHtml, page as pageOf, shown } from '../../lib/report/html.ts'
 import type { Head, KernelRow, Result, TrainRow } from './results.ts'
-import { escapeHtml, limitBars, rate, roofline, shown, trainBars } from './svg.ts'
-
-const STYLE = `
-:root { color-scheme: light dark; --page: #fbfbfa; --card: #fff; --ink: #1d2126; --dim: #5d6670; --rule: #e3e5e8;
-  --own: #1565a8; --peer: #a7afb8; --limit: #b3261e; }
-@media (prefers-color-scheme: dark) { :root { --page: #14171a; --card: #1c2024; --ink: #e8eaed; --dim: #a0a8b1;
-  --rule: #31373d; --own: #6db3ee; --peer: #6a737d; --limit: #ff8a80; } }
-* { box-sizing: border-box }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1rem 4rem }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem } h2 { font-size: 1.2rem; margin: 0 0 .2rem }
-p { margin: .2rem 0 .8rem; color: var(--dim) } p.warn { color: var(--limit) }
-section { background: var(--card); border: 1px solid var(--rule); border-radius: 8px; padding: 1.2rem; margin: 1.2rem 0 }
-svg { width: 100%; height: auto; display: block; margin: .6rem 0 }
-svg text { font: 12px system-ui, sans-serif; fill: var(--ink) } svg text.tick { fill: var(--dim); font-size: 11px }
-svg text.limit-text { fill: var(--limit); font-size: 11px } svg text.slower { fill: var(--limit); font-size: 11px; font-weight: 600 }
-.own { fill: var(--own) } .peer { fill: var(--peer) } .hollow { fill: var(--card); stroke: var(--own); stroke-width: 2 }
-.grid { stroke: var(--rule) } .limit { stroke: var(--limit); stroke-width: 1.5 } .pair { stroke: var(--peer); stroke-width: 1 }
-details { margin-top: .6rem } summary { cursor: pointer; color: var(--dim) }
-.scroll { overflow-x: auto } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100% }
-th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid var(--rule); white-space: nowrap }
-th:first-child, td:first-child { text-align: left } .key { display: flex; gap: 1.2rem; flex-wrap: wrap; font-size: .9rem; color: var(--dim) }
-.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em }
-`
+import { limitBars, rate, roofline, trainBars } from './svg.ts'
 
 function table(columns: readonly string[], rows: readonly (readonly string[])[]): string {
   const cells = (tag: string, values: readonly string[]): string =>
@@ -96,16 +74,13 @@ export function page(results: readonly Result[], problems: readonly string[]): s
     (a, b) => Number(b.kind === 'train') - Number(a.kind === 'train') || a.bench.localeCompare(b.bench),
   )
   const unread = problems.map((problem) => `<p class="warn">Not drawn: ${escapeHtml(problem)}</p>`).join('')
-  return `<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>fuselm benchmarks</title><style>${STYLE}</style></head><body><main>
-<h1>fuselm benchmarks</h1>
-<p>Medians. Bars are shares of what the machine was measured to reach in the same run (arithmetic in
+  return pageOf(
+    'fuselm benchmarks',
+    `<p>Medians. Bars are shares of what the machine was measured to reach in the same run (arithmetic in
 registers, bandwidth beyond the caches), whichever of the two limits the work; work that finds its data in
 a cache can pass the limit of memory. Peers did the same work on the same inputs in turns with ours, in
 the fastest of their modes.</p>
 <div class="key"><span><i style="background:var(--own)"></i>fuselm (hollow: f32)</span><span><i style="background:var(--peer)"></i>peer</span><span><i style="background:var(--limit)"></i>measured limit</span></div>
-${unread}${order.map(section).join('\n')}
-</main></body></html>
-`
+${unread}${order.map(section).join('\n')}`,
+  )
 }

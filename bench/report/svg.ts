@@ -1,40 +1,9 @@
-// Charts as SVG text. Colours are classes: the page's style gives them for light and dark.
+// The bench's charts: bars beside a limit, the roofline.
 
+import { shown } from '../../lib/report/html.ts'
+import { bar, dot, line, svg, text } from '../../lib/report/svg.ts'
 import type { Limits } from '../limits.ts'
 import type { KernelRow, TrainRow } from './results.ts'
-
-export function escapeHtml(text: string): string {
-  const names: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' }
-  return text.replace(/[&<>"]/g, (c) => names[c] ?? c)
-}
-
-/** Three digits, and no more than are known. */
-export function shown(value: number): string {
-  if (value >= 1000) return Math.round(value).toLocaleString('en')
-  return value >= 100 ? value.toFixed(0) : value.toPrecision(3)
-}
-
-let charts = 0
-
-function svg(width: number, height: number, title: string, description: string, body: string): string {
-  const id = `chart-${++charts}`
-  return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-labelledby="${id}-t ${id}-d">
-<title id="${id}-t">${escapeHtml(title)}</title><desc id="${id}-d">${escapeHtml(description)}</desc>
-${body}</svg>`
-}
-
-function text(x: number, y: number, content: string, classes = '', anchor = 'start'): string {
-  return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" class="${classes}" text-anchor="${anchor}">${escapeHtml(content)}</text>\n`
-}
-
-function bar(x: number, y: number, width: number, height: number, classes: string, hint: string): string {
-  const w = Math.max(1, width).toFixed(1)
-  return `<rect x="${x}" y="${y.toFixed(1)}" width="${w}" height="${height}" rx="2" class="${classes}"><title>${escapeHtml(hint)}</title></rect>\n`
-}
-
-function line(x1: number, y1: number, x2: number, y2: number, classes: string): string {
-  return `<line x1="${x1.toFixed(1)}" y1="${y1.toFixed(1)}" x2="${x2.toFixed(1)}" y2="${y2.toFixed(1)}" class="${classes}"/>\n`
-}
 
 const WIDTH = 920
 const LABELS = 330
@@ -148,9 +117,9 @@ export function roofline(rows: readonly KernelRow[], limits: Limits): string {
     if (row.peer !== null) {
       const theirs = row.gflops / row.peer.ratio
       body += line(cx, y(row.gflops), cx, y(theirs), 'pair')
-      body += `<circle cx="${cx.toFixed(1)}" cy="${y(theirs).toFixed(1)}" r="4" class="peer"><title>${escapeHtml(`${describe(row)}, ${row.peer.mode}: ${shown(theirs)} GFLOP/s`)}</title></circle>\n`
+      body += dot(cx, y(theirs), 4, 'peer', `${describe(row)}, ${row.peer.mode}: ${shown(theirs)} GFLOP/s`)
     }
-    body += `<circle cx="${cx.toFixed(1)}" cy="${y(row.gflops).toFixed(1)}" r="5" class="own${row.dtype === 'f32' ? ' hollow' : ''}"><title>${escapeHtml(hint)}</title></circle>\n`
+    body += dot(cx, y(row.gflops), 5, row.dtype === 'f32' ? 'own hollow' : 'own', hint)
   }
   return svg(
     WIDTH,

@@ -11,6 +11,7 @@ import { type Command, helpOf, readArguments, UsageError } from './command.ts'
 import { doctor } from './doctor.ts'
 import { evaluation } from './eval.ts'
 import { generate } from './generate.ts'
+import { report } from './report.ts'
 import { tokenize } from './tokenize.ts'
 import { train } from './train.ts'
 
@@ -20,6 +21,7 @@ const commands: Readonly<Record<string, Command>> = {
   chat,
   eval: evaluation,
   tokenize,
+  report,
   doctor,
 }
 

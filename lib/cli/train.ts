@@ -5,10 +5,10 @@ import { Decoder } from '../decoder/decoder.ts'
 import { writeAtomic } from '../io/atomic.ts'
 import { ConfigError } from '../runtime/errors.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { Progress } from '../train/progress.ts'
 import { Trainer } from '../train/trainer.ts'
 import { type Arguments, type Command, fail, type OptionSpec } from './command.ts'
 import { expandFiles } from './files.ts'
-import { Progress } from './progress.ts'
 
 const DTYPES = ['f32', 'bf16'] as const
 const OPTIONS_FILE = 'options.json'
@@ -230,4 +230,4 @@ async function decoderOf(args: Arguments, tokenizer: Tokenizer, contextLength: n
 }
 
 const OURS =
-  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|options\.json|config\.json|model\.safetensors|tokenizer|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|\.lock)$/
+  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|options\.json|config\.json|model\.safetensors|tokenizer|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|\.lock)$/

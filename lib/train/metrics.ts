@@ -6,7 +6,8 @@ import { TensorBoardWriter } from '../io/tensorboard.ts'
 import { FormatError } from '../runtime/errors.ts'
 import type { TrainerEvent } from './events.ts'
 
-const FILE = 'metrics.jsonl'
+/** A run's events, one JSON object a line. */
+export const METRICS_FILE = 'metrics.jsonl'
 
 /** TensorBoard's tags of an event. */
 function scalarsOf(event: TrainerEvent): Record<string, number> | null {
@@ -43,7 +44,7 @@ export class MetricsLog {
    * @throws FormatError when the file has fewer
    */
   static async open(folder: string, { length, step }: { length: number; step: number }): Promise<MetricsLog> {
-    const path = join(folder, FILE)
+    const path = join(folder, METRICS_FILE)
     const boards = join(folder, 'tensorboard')
     await mkdir(boards, { recursive: true })
     const file = await open(path, length === 0 ? 'w' : 'r+')

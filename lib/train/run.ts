@@ -37,7 +37,7 @@ export interface TrainTarget {
 
 const PLAN = 'plan.json'
 const OURS =
-  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|config\.json|model\.safetensors|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|trainer_state\.json)$/
+  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|config\.json|model\.safetensors|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|trainer_state\.json)$/
 
 const FRESH = { metricsLength: 0, finished: false }
 

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { Progress } from '../../lib/cli/progress.ts'
+import { Progress } from '../../lib/train/progress.ts'
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 
@@ -63,6 +63,7 @@ describe('arguments', () => {
     [['train', '--out', 'x', '--data', 'data', '--resume', '--overwrite'], 2, /exclude each other/],
     [['generate', '--prompt', 'x'], 2, /--model is needed/],
     [['generate', '--model', 'none', '--prompt', 'x'], 1, /ENOENT/],
+    [['report', '--run', 'data'], 2, /data holds no run: there is no metrics.jsonl/],
     [['tokenize', 'text'], 2, /unexpected argument 'text'/],
     [['doctor', '--json=1'], 2, /--json takes no value/],
   ])('%j', (args, status, message) => {
@@ -98,6 +99,8 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   expect(first.out).toMatch(/tokens to train on; [\d,]+ held out/)
   expect(first.out).toMatch(/step 6: held-out loss/)
   expect(first.out).toMatch(/done: 6 steps\n$/)
+  expect(fuselm('report', '--run', 'run')).toMatchObject({ status: 0, out: 'run/report.html\n' })
+  expect(readFileSync(join(folder, 'run', 'report.html'), 'utf8')).toContain('Held-out perplexity')
 
   expect(train('--steps', '6')).toMatchObject({ status: 2, err: expect.stringContaining('is not empty') })
   const weights = readFileSync(join(folder, 'run/model.safetensors'))

@@ -1,6 +1,6 @@
 // A run on a terminal: one line that writes itself over and over; in a log file, a line now and then.
 
-import type { TrainerEvent } from '../train/events.ts'
+import type { TrainerEvent } from './events.ts'
 
 const LOG_EVERY_MS = 10_000
 
