@@ -12,6 +12,7 @@ import { AdamW } from '../optim/adam-w.ts'
 import { schedule } from '../optim/schedule.ts'
 import { ConfigError, DivergedError } from '../runtime/errors.ts'
 import type { TrainerEvent } from './events.ts'
+import { allFinite } from './finite.ts'
 import { MetricsLog } from './metrics.ts'
 import {
   checkSameRun,
@@ -316,6 +317,23 @@ export class Run {
     return best
   }
 
+  /**
+   * A state that is no numbers is of no use, and saving it would make room by deleting one that is.
+   * @throws DivergedError naming the checkpoint to go back to
+   */
+  async #refuseBadState(folder: CheckpointFolder): Promise<void> {
+    const trained = this.#target.model.parameters().filter(({ requiresGrad }) => requiresGrad)
+    const state = [...trained, ...this.#optimizer.stateDict().values()]
+    if (await allFinite(state)) return
+    const newest = (await folder.steps()).at(-1)
+    const left =
+      newest === undefined ? 'there is no checkpoint' : `the newest checkpoint is ${folder.folderOf(newest)}`
+    throw new DivergedError(
+      `Trainer: step ${this.#step}: weights or moments are no finite numbers, so they are not saved; ${left}. ` +
+        'Lower the learning rate.',
+    )
+  }
+
   async #save(
     folder: CheckpointFolder,
     log: MetricsLog,
@@ -324,6 +342,7 @@ export class Run {
   ): Promise<void> {
     const step = this.#step
     const { train, batchSize, accumulate, keepLast, keepBest } = this.#settings
+    await this.#refuseBadState(folder)
     // its own line comes before the length that the checkpoint remembers
     emit({ type: 'checkpoint', step, path: folder.folderOf(step) })
     const metricsLength = await log.flush()

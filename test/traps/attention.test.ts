@@ -1,7 +1,7 @@
 // Traps 3 (rope: half-split, far positions) and 4 (documents, left padding, empty intervals).
 
 import { afterAll, describe, test } from 'vitest'
-import { Device, Llama, scope, type Tensor, tensor } from '../../lib/index.ts'
+import { type CausalLm, Device, Gpt2, Llama, scope, type Tensor, tensor } from '../../lib/index.ts'
 import { attention } from '../../lib/ops/attention.ts'
 import { rope } from '../../lib/ops/rope.ts'
 import { random } from '../ops/random.ts'
@@ -59,7 +59,7 @@ function i32(values: readonly number[], batch: number): Tensor {
 
 const iota = (n: number): number[] => Array.from({ length: n }, (_, i) => i)
 
-async function gradients(model: Llama): Promise<Map<string, Float64Array>> {
+async function gradients(model: CausalLm): Promise<Map<string, Float64Array>> {
   const found = new Map<string, Float64Array>()
   for (const [name, p] of model.namedParameters()) {
     found.set(name, Float64Array.from((await p.grad?.toArray()) ?? [Number.NaN]))
@@ -72,50 +72,61 @@ describe('trap 04: no attention across documents, none to padding', () => {
   const { integer } = random('trap 04')
   const documents = [7, 5, 9].map((length) => Array.from({ length }, () => integer(0, CONFIG.vocabSize)))
 
-  test('trap 04 packed documents give the loss and gradients of unpacked ones', async () => {
-    const model = new Llama(CONFIG, { seed: 4 })
-    const targets = documents.reduce((n, d) => n + d.length - 1, 0)
-    const scale = (): Tensor => tensor(1 / targets)
-    const packed = scope(() => {
-      const starts = documents.map((_, d) => documents.slice(0, d).reduce((n, o) => n + o.length, 0))
-      const loss = model.loss(
-        i32(documents.flat(), 1),
-        // the first token of a document is predicted by nothing
-        i32(
-          documents.flatMap((d) => d.map((id, t) => (t === 0 ? -100 : id))),
-          1,
-        ),
-        {
-          first: i32(
-            documents.flatMap((d, k) => d.map(() => starts[k] ?? 0)),
+  const { vocabSize, hiddenSize: nEmbd, initializerRange } = CONFIG
+  const gpt2 = { vocabSize, nEmbd, nLayer: 2, nHead: 4, nPositions: 32, initializerRange }
+  test.each([
+    ['llama', () => new Llama(CONFIG, { seed: 4 })],
+    ['gpt2, its learned positions reset', () => new Gpt2(gpt2, { seed: 4 })],
+  ] as const)(
+    'trap 04 packed documents give the loss and gradients of unpacked ones: %s',
+    async (_, make) => {
+      const model = make()
+      const targets = documents.reduce((n, d) => n + d.length - 1, 0)
+      const scale = (): Tensor => tensor(1 / targets)
+      const packed = scope(() => {
+        const starts = documents.map((_, d) => documents.slice(0, d).reduce((n, o) => n + o.length, 0))
+        const loss = model.loss(
+          i32(documents.flat(), 1),
+          // the first token of a document is predicted by nothing
+          i32(
+            documents.flatMap((d) => d.map((id, t) => (t === 0 ? -100 : id))),
             1,
           ),
-          positions: i32(
-            documents.flatMap((d) => iota(d.length)),
-            1,
-          ),
-          scale: scale(),
-        },
-      )
-      loss.backward()
-      return loss
-    })
-    const packedGradients = await gradients(model)
-    const single = scope(() =>
-      documents.map((d) => {
-        const loss = model.loss(i32(d, 1), i32(d, 1), { scale: scale() })
+          {
+            first: i32(
+              documents.flatMap((d, k) => d.map(() => starts[k] ?? 0)),
+              1,
+            ),
+            positions: i32(
+              documents.flatMap((d) => iota(d.length)),
+              1,
+            ),
+            scale: scale(),
+          },
+        )
         loss.backward()
         return loss
-      }),
-    )
-    const expected = (await Promise.all(single.map((l) => l.item()))).reduce((a, b) => a + b, 0)
-    expectClose('loss', [await packed.item()], [expected], { rtol: 2e-6, atol: 0 })
-    for (const [name, values] of await gradients(model)) {
-      expectClose(`gradient of ${name}`, packedGradients.get(name) ?? [], values, { rtol: 1e-4, atol: 1e-6 })
-    }
-    for (const loss of [packed, ...single]) loss.dispose()
-    model.dispose()
-  })
+      })
+      const packedGradients = await gradients(model)
+      const single = scope(() =>
+        documents.map((d) => {
+          const loss = model.loss(i32(d, 1), i32(d, 1), { scale: scale() })
+          loss.backward()
+          return loss
+        }),
+      )
+      const expected = (await Promise.all(single.map((l) => l.item()))).reduce((a, b) => a + b, 0)
+      expectClose('loss', [await packed.item()], [expected], { rtol: 2e-6, atol: 0 })
+      for (const [name, values] of await gradients(model)) {
+        expectClose(`gradient of ${name}`, packedGradients.get(name) ?? [], values, {
+          rtol: 1e-4,
+          atol: 1e-6,
+        })
+      }
+      for (const loss of [packed, ...single]) loss.dispose()
+      model.dispose()
+    },
+  )
 
   test('trap 04 left-padded rows give the logits of single rows', async () => {
     const model = new Llama(CONFIG, { seed: 5 })
