@@ -3,14 +3,13 @@
 
 import type { DType } from '../tensor/dtype.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import { addInto } from './add-into.ts'
 import { add } from './binary.ts'
-import { cast, copyInto } from './copy.ts'
-import { defineOp, type GradTarget, shapeError, spec } from './define.ts'
+import { defineOp, shapeError, spec } from './define.ts'
+import { linearGradients } from './linear_dw.ts'
 import { type Int8Operand, linearInt8 } from './linear_int8.ts'
+import { type LoraMember, type LoraTerm, loraLinear } from './lora_linear.ts'
 import { matmul } from './matmul.ts'
 import { dequantizeInt8 } from './quantize_int8.ts'
-import { sum } from './reduce.ts'
 
 /** Dense weights, with an optional bias. */
 export interface DenseOperand {
@@ -21,10 +20,18 @@ export interface DenseOperand {
   readonly bias?: Tensor | null
 }
 
-/** What a linear layer multiplies by. */
-export type LinearOperand = DenseOperand | Int8Operand
+/** What a linear layer multiplies by: weights, and what an adapter adds to them. */
+export type LinearOperand = (DenseOperand | Int8Operand) & { readonly lora?: LoraTerm | null }
 
-/** The operand with dense weights of `dtype`: itself, or dequantised for this one use. */
+/** @internal The operand as a part of `loraLinear`; weights that are not dense are multiplied first. */
+export function loraMember(x: Tensor, operand: LinearOperand): LoraMember {
+  const { lora = null } = operand
+  return operand.kind === 'int8'
+    ? { base: linearInt8(x, operand), lora }
+    : { weight: operand.weight, bias: operand.bias ?? null, lora }
+}
+
+/** The operand's weights, dense in `dtype`: themselves, or dequantised for this one use. */
 export function denseOperand(operand: LinearOperand, dtype: DType): DenseOperand {
   if (operand.kind !== 'int8') return operand
   return { weight: dequantizeInt8(operand, { dtype }), bias: operand.bias ?? null }
@@ -50,54 +57,9 @@ export const linearDxOp = defineOp({
   flops: ([dy, weight]) => 2 * size(dy.shape) * (weight.shape[1] ?? 0),
 })
 
-export const linearDwOp = defineOp({
-  name: 'linear.dw',
-  inputs: [
-    { name: 'dy', dtype: 'float', layout: 'rows' },
-    { name: 'x', dtype: 'float', layout: 'rows' },
-    { name: 'dw', dtype: ['f32', 'f64'], inPlace: true },
-    { name: 'dbias', dtype: ['f32', 'f64'], inPlace: true, optional: true },
-  ],
-  outputs: [],
-  attributes: ['accumulate'],
-  infer: ([dy, x, dw]) => {
-    const expected = [dy.shape.at(-1) ?? 0, x.shape.at(-1) ?? 0]
-    if (dw.rank !== 2 || dw.shape[0] !== expected[0] || dw.shape[1] !== expected[1]) {
-      throw shapeError('linear.dw', 'dw', `[${expected}] to match dy [${dy.shape}] and x [${x.shape}]`, dw)
-    }
-    return []
-  },
-  differentiable: false,
-  reference: ([dy, x, dw, dbias], [accumulate]) => {
-    const write = accumulate === 0 ? copyInto : addInto
-    write(dw, cast(matmul(rowsOf(dy).transpose(), rowsOf(x)), dw.dtype))
-    if (dbias !== null) write(dbias, sum(cast(rowsOf(dy), dbias.dtype), [0]))
-    return []
-  },
-  flops: ([dy, x]) => 2 * size(dy.shape) * (x.shape.at(-1) ?? 0),
-})
-
 /** @internal dy W, by the kernel where there is one. */
 export function linearDx(dy: Tensor, weight: Tensor): Tensor {
   return linearDxOp([dy, weight])[0]
-}
-
-/** @internal Gradients of weight and bias into their targets, null where one is not wanted. */
-export function linearGradients(
-  dy: Tensor,
-  x: Tensor,
-  dw: GradTarget | null,
-  dbias: GradTarget | null,
-): [dw: Tensor | null, dbias: Tensor | null] {
-  // the kernel has one `accumulate` for both; a bias without its weight, or beside one that was
-  // shared elsewhere, is summed apart
-  const together = dw !== null && dbias?.accumulate === dw.accumulate
-  if (dw !== null) linearDwOp([dy, x, dw.tensor, together ? dbias.tensor : null], [dw.accumulate])
-  if (dbias !== null && !together) {
-    const write = dbias.accumulate ? addInto : copyInto
-    write(dbias.tensor, sum(cast(rowsOf(dy), dbias.tensor.dtype), [0]))
-  }
-  return [dw?.tensor ?? null, dbias?.tensor ?? null]
 }
 
 export const linearOp = defineOp({
@@ -153,11 +115,13 @@ function size(shape: readonly number[]): number {
 /**
  * x W^T + b over the last axis; accumulates in float32.
  * @param x [..., K] f32 | bf16
- * @param operand weight [N, K] of x's dtype, bias [N] f32; or int8 weights: see {@link linearInt8}
+ * @param operand weight [N, K] of x's dtype, bias [N] f32, or int8 weights: see {@link linearInt8}; and a
+ *   low-rank term: see {@link LoraTerm}
  * @returns [..., N] in x's dtype
  * @throws ShapeError when the weight does not have K inputs, or the bias not N elements
  */
 export function linear(x: Tensor, operand: LinearOperand): Tensor {
+  if (operand.lora) return loraLinear(x, [loraMember(x, operand)])[0] as Tensor
   if (operand.kind === 'int8') return linearInt8(x, operand)
   return linearOp([x, operand.weight, operand.bias ?? null])[0]
 }

@@ -4,7 +4,9 @@
 import type { Tensor } from '../tensor/tensor.ts'
 import { add } from './binary.ts'
 import { defineOp, shapeError, spec } from './define.ts'
-import { type DenseOperand, type LinearOperand, linear, linearDx, linearGradients } from './linear.ts'
+import { type DenseOperand, type LinearOperand, linear, linearDx, loraMember } from './linear.ts'
+import { linearGradients } from './linear_dw.ts'
+import { loraLinear } from './lora_linear.ts'
 import type { TensorMeta } from './spec.ts'
 
 export const linearGroupDxOp = defineOp({
@@ -121,23 +123,36 @@ export function linearGroup(
   x: Tensor,
   operands: readonly [LinearOperand, LinearOperand, LinearOperand?],
 ): (Tensor | null)[] {
-  const dense = operands.map((operand) => operand ?? null).filter(isDense)
-  // weights of other kinds are not stacked
-  if (dense.length < operands.length) return operands.map((operand) => (operand ? linear(x, operand) : null))
-  const [first, second, third] = dense as [DenseOperand, DenseOperand, DenseOperand?]
-  return [
-    ...linearGroupOp([
+  const given = operands.filter((operand) => operand !== undefined)
+  const results = new Map<LinearOperand, Tensor>()
+  if (given.some(({ lora }) => lora)) {
+    // weights without a term join those that have one: the gradient of x is one sum of all
+    const members = given.filter((operand) => operand.lora || operand.kind !== 'int8')
+    const ys = loraLinear(
       x,
-      first.weight,
-      first.bias ?? null,
-      second.weight,
-      second.bias ?? null,
-      third?.weight ?? null,
-      third?.bias ?? null,
-    ]),
-  ]
+      members.map((operand) => loraMember(x, operand)),
+    )
+    members.forEach((operand, i) => {
+      results.set(operand, ys[i] as Tensor)
+    })
+  } else if (given.every(isDense)) {
+    const [first, second, third] = given as [DenseOperand, DenseOperand, DenseOperand?]
+    return [
+      ...linearGroupOp([
+        x,
+        first.weight,
+        first.bias ?? null,
+        second.weight,
+        second.bias ?? null,
+        third?.weight ?? null,
+        third?.bias ?? null,
+      ]),
+    ]
+  }
+  // weights of other kinds are not stacked
+  return given.map((operand) => results.get(operand) ?? linear(x, operand))
 }
 
-function isDense(operand: LinearOperand | null): operand is DenseOperand {
-  return operand !== null && operand.kind !== 'int8'
+function isDense(operand: LinearOperand): operand is DenseOperand {
+  return operand.kind !== 'int8'
 }

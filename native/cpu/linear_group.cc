@@ -2,43 +2,19 @@
 // Two or three linear layers over one x as one product: their weights are the columns of one B, and
 // in the gradient of x the segments of one K.
 #include "native/cpu/gemm/gemv.h"
-#include "native/cpu/gemm/operand.h"
-#include "native/cpu/gemm/pack.h"
+#include "native/cpu/gemm/stack.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 namespace {
 
-constexpr int kMost = 3;
-
-// Weights one below the other, as columns of B.
-struct Stack {
-  RowMatrix weight[kMost];
-  int64_t end[kMost];
-  int count = 0;
-
-  void Add(const RowMatrix& w) {
-    end[count] = (count > 0 ? end[count - 1] : 0) + w.rows;
-    weight[count++] = w;
-  }
-  template <class T>
-  static void Pack(const void* context, const GemmPanel& panel) {
-    const Stack& s = *static_cast<const Stack*>(context);
-    PackAlongK<T>(panel, [&](int64_t column, int64_t k, int64_t left) {
-      int i = 0;
-      while (column >= s.end[i]) ++i;
-      const RowMatrix& w = s.weight[i];
-      const int64_t row = column - (i > 0 ? s.end[i - 1] : 0);
-      return RowWords(static_cast<const T*>(w.data) + row * w.stride + k, left);
-    });
-  }
-};
+constexpr int kMost = RowStack::kMost;
 
 // 0 x, 1 weight0, 2 bias0?, 3 weight1, 4 bias1?, 5 weight2?, 6 bias2?, 7 y0, 8 y1, 9 y2?
 void LinearGroup(Invocation& inv) {
   const DType dtype = inv[1].dtype;
   const RowMatrix x = AsRows(inv, inv[0]);
-  Stack stack;
+  RowStack stack;
   GemmColumns columns[kMost];
   for (int i = 0; i < kMost; ++i) {
     const View &w = inv[1 + 2 * i], &bias = inv[2 + 2 * i], &y = inv[7 + i];
@@ -51,14 +27,14 @@ void LinearGroup(Invocation& inv) {
                 y.dim(-1) == weight.rows && (!bias.data || bias.numel() == weight.rows),
             ErrorCode::kShape,
             "linearGroup: x [.., K], weight [N, K], bias [N] and y [.., N] do not fit");
-    const int64_t begin = stack.count > 0 ? stack.end[stack.count - 1] : 0;
+    const int64_t begin = stack.rows();
     columns[stack.count] = {begin, begin + weight.rows, y.data, weight.rows, AsFloats(inv, bias)};
     stack.Add(weight);
   }
   if (x.rows <= kGemvRows) {  // nothing to pack, so nothing to share
     for (int i = 0; i < stack.count; ++i) {
       const GemmColumns& c = columns[i];
-      const GemmSegment own{x.AlongColumns(), stack.weight[i].AlongColumns(), x.cols};
+      const GemmSegment own{x.AlongColumns(), stack.matrix[i].AlongColumns(), x.cols};
       Gemm(inv, {.dtype = dtype,
                  .m = x.rows,
                  .n = c.end - c.begin,
@@ -67,11 +43,10 @@ void LinearGroup(Invocation& inv) {
     }
     return;
   }
-  GemmSegment segment{x.AlongColumns(), {.data = &stack}, x.cols};
-  DispatchFloat(dtype, [&]<class T>() { segment.b.pack = Stack::Pack<T>; });
+  const GemmSegment segment{x.AlongColumns(), stack.AlongColumns(dtype), x.cols};
   Gemm(inv, {.dtype = dtype,
              .m = x.rows,
-             .n = stack.end[stack.count - 1],
+             .n = stack.rows(),
              .segments = {&segment, 1},
              .out = {.dtype = dtype, .columns = {columns, static_cast<size_t>(stack.count)}}});
 }

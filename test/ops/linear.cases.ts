@@ -1,4 +1,5 @@
-import { linearDwOp, linearDxOp, linearOp } from '../../lib/ops/linear.ts'
+import { linearDxOp, linearOp } from '../../lib/ops/linear.ts'
+import { linearDwOp } from '../../lib/ops/linear_dw.ts'
 import { defineCases } from './cases.ts'
 
 const ODD = [1, 15, 17, 31, 33, 63, 65, 127]

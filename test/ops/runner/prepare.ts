@@ -144,7 +144,7 @@ export function prepareGolden(definition: OpDefinition, golden: GoldenCase, dtyp
   const repeats =
     definition.group === undefined
       ? 0
-      : [...golden.inputs.keys()].filter((k) => k.endsWith(`.${definition.group?.[0]?.name}`)).length
+      : new Set([...golden.inputs.keys()].flatMap((key) => /^\d+(?=\.)/.exec(key) ?? [])).size
   return {
     name: golden.name,
     inputs: definition.inputs.map((def) => one(def, golden.inputs.get(def.name))),
