@@ -5,6 +5,7 @@ import { checkpoint } from '../autograd/checkpoint.ts'
 import type { DropoutOptions } from '../nn/dropout.ts'
 import type { ParameterDType } from '../nn/init.ts'
 import { KvCache, type KvCacheOptions, type LayerCache } from '../nn/kv-cache.ts'
+import type { LayerCall } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { type LinearOperand, linear } from '../ops/linear.ts'
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
@@ -14,7 +15,7 @@ import { checkInteger } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 
 /** Where tokens stand and which keys they see; all from the plain causal order when left out. */
-export interface SequenceOptions {
+export interface SequenceOptions extends LayerCall {
   /** i32 [B, T]: position of each token; 0, 1, ... when left out. */
   readonly positions?: Tensor | null
   /**
@@ -94,7 +95,7 @@ export abstract class CausalLm extends Module {
   abstract get inputEmbedding(): Tensor
 
   /** The output layer [V, D]: the embedding when tied. */
-  abstract head(): LinearOperand
+  abstract head(call?: LayerCall): LinearOperand
 
   /**
    * Logits of the next token at every place.
@@ -102,7 +103,7 @@ export abstract class CausalLm extends Module {
    * @returns [B, T, V], in the model's dtype
    */
   override forward(ids: Tensor, sequence: SequenceOptions = {}): Tensor {
-    return linear(this.hidden(ids, sequence), this.head())
+    return linear(this.hidden(ids, sequence), this.head(sequence))
   }
 
   /**
@@ -115,7 +116,7 @@ export abstract class CausalLm extends Module {
   loss(ids: Tensor, labels: Tensor, options: LossOptions = {}): Tensor {
     const { scale = null, labelSmoothing = 0, ...sequence } = options
     const hidden = this.hidden(ids, sequence)
-    return linearCrossEntropy(hidden, this.head(), labels, { scale, labelSmoothing })
+    return linearCrossEntropy(hidden, this.head(sequence), labels, { scale, labelSmoothing })
   }
 
   /**
@@ -163,6 +164,7 @@ export interface Layers {
  */
 export function throughLayers(ids: Tensor, sequence: SequenceOptions, { embed, layers }: Layers): Stream {
   const { positions = null, first = null, cache, lengths = null, checkpoint: option = false } = sequence
+  const { adapter = null } = sequence
   if (cache) {
     if (positions || first) {
       throw new ValueError('forward: a cache says where tokens stand; leave out positions and first')
@@ -174,7 +176,7 @@ export function throughLayers(ids: Tensor, sequence: SequenceOptions, { embed, l
     const placed = { positions: cache.begin(steps, lengths), length: cache.length + steps }
     let stream: Stream = [embed(placed.positions), null]
     for (const [i, layer] of layers.entries()) {
-      stream = layer.forward(stream, { ...placed, layerCache: cache.layer(i) })
+      stream = layer.forward(stream, { ...placed, adapter, layerCache: cache.layer(i) })
     }
     cache.advance(steps, lengths)
     return stream

@@ -3,7 +3,7 @@
 
 import { applyDropout } from '../nn/dropout.ts'
 import { Initializer } from '../nn/init.ts'
-import { Embedding, LayerNorm, Linear } from '../nn/layers.ts'
+import { Embedding, type LayerCall, LayerNorm, Linear } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { attention } from '../ops/attention.ts'
 import { mul } from '../ops/binary.ts'
@@ -51,15 +51,16 @@ class Gpt2Attention extends Module {
     this.#scale = 1 / (byHead * (c.scaleAttnByInverseLayerIdx ? layer + 1 : 1))
   }
 
-  override forward(x_BTD: Tensor, { first = null, layerCache }: LayerOptions): Tensor {
+  override forward(x_BTD: Tensor, call: LayerOptions): Tensor {
+    const { first = null, layerCache } = call
     const [batch = 0, steps = 0, size = 0] = x_BTD.shape
-    const [q_BTHK, k_BTHK, v_BTHK] = split(this.cAttn.forward(x_BTD), [size, size, size]).map((y) =>
+    const [q_BTHK, k_BTHK, v_BTHK] = split(this.cAttn.forward(x_BTD, call), [size, size, size]).map((y) =>
       y.reshape([batch, steps, this.#heads, -1]),
     ) as [Tensor, Tensor, Tensor]
     const o_BTHK = layerCache
       ? layerCache.attend(this.#scaled(q_BTHK), k_BTHK, v_BTHK)
       : attention(q_BTHK, k_BTHK, v_BTHK, { first, scale: this.#scale })
-    return this.cProj.forward(o_BTHK.reshape([batch, steps, size]))
+    return this.cProj.forward(o_BTHK.reshape([batch, steps, size]), call)
   }
 
   /** Queries for a cache, which divides scores by the root of the head size. */
@@ -81,8 +82,8 @@ class Gpt2Mlp extends Module {
     this.#approximate = GPT2_ACTIVATIONS[c.activationFunction]
   }
 
-  override forward(x: Tensor): Tensor {
-    return this.cProj.forward(gelu(this.cFc.forward(x), { approximate: this.#approximate }))
+  override forward(x: Tensor, call: LayerCall): Tensor {
+    return this.cProj.forward(gelu(this.cFc.forward(x, call), { approximate: this.#approximate }), call)
   }
 }
 
@@ -109,7 +110,7 @@ class Gpt2Layer extends Module {
     const [h, input] = this.ln1.added(x, added)
     const mixed = this.attn.forward(input, sequence)
     const [z, between] = this.ln2.added(h, applyDropout(mixed, sequence.dropout))
-    return [z, applyDropout(this.mlp.forward(between), sequence.dropout)]
+    return [z, applyDropout(this.mlp.forward(between, sequence), sequence.dropout)]
   }
 }
 
@@ -130,8 +131,8 @@ class Gpt2Model extends Module {
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
     const embed = (positions: Tensor | null): Tensor => {
-      const places = this.wpe.forward(positions ?? this.#inOrder(ids))
-      return applyDropout(residualAdd(this.wte.forward(ids), places), sequence.dropout)
+      const places = this.wpe.forward(positions ?? this.#inOrder(ids), sequence)
+      return applyDropout(residualAdd(this.wte.forward(ids, sequence), places), sequence.dropout)
     }
     return this.lnF.added(...throughLayers(ids, sequence, { embed, layers: this.h }))[1]
   }
@@ -193,8 +194,8 @@ export class Gpt2 extends CausalLm {
     return this.transformer.wte.weight
   }
 
-  override head(): LinearOperand {
-    return (this.lmHead ?? this.transformer.wte).operand()
+  override head(call: LayerCall = {}): LinearOperand {
+    return this.lmHead?.operand(call) ?? this.transformer.wte.operand()
   }
 }
 

@@ -4,7 +4,7 @@
 
 import { applyDropout } from '../nn/dropout.ts'
 import { Initializer } from '../nn/init.ts'
-import { Embedding, Linear, RmsNorm } from '../nn/layers.ts'
+import { Embedding, type LayerCall, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { Rotary } from '../nn/rotary.ts'
 import { attention } from '../ops/attention.ts'
@@ -62,12 +62,13 @@ class LlamaAttention extends Module {
     this.#rotary = rotary
   }
 
-  override forward(x_BTD: Tensor, { positions, first = null, length, layerCache }: LayerOptions): Tensor {
+  override forward(x_BTD: Tensor, call: LayerOptions): Tensor {
+    const { positions, first = null, length, layerCache } = call
     const [batch = 0, steps = 0] = x_BTD.shape
     const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, this.#headDim])
     const rotated = (y: Tensor, norm: RmsNorm | null): Tensor =>
       this.#rotary.forward(norm === null ? heads(y) : norm.forward(heads(y)), { positions, length })
-    const projections = [this.qProj.operand(), this.kProj.operand(), this.vProj.operand()] as const
+    const projections = [this.qProj.operand(call), this.kProj.operand(call), this.vProj.operand(call)] as const
     const [q_BTD, k_BTD, v_BTD] = linearGroup(x_BTD, projections)
     const q_BTHK = rotated(q_BTD, this.qNorm)
     const k_BTGK = rotated(k_BTD, this.kNorm)
@@ -75,7 +76,7 @@ class LlamaAttention extends Module {
     const o_BTHK =
       layerCache?.attend(q_BTHK, k_BTGK, v_BTGK) ??
       attention(q_BTHK, k_BTGK, v_BTGK, { first, window: this.#window })
-    return this.oProj.forward(o_BTHK.reshape([batch, steps, -1]))
+    return this.oProj.forward(o_BTHK.reshape([batch, steps, -1]), call)
   }
 }
 
@@ -95,10 +96,11 @@ class LlamaMlp extends Module {
     this.#approximate = LLAMA_ACTIVATIONS[c.hiddenAct]
   }
 
-  override forward(x: Tensor): Tensor {
-    const [gate, up] = linearGroup(x, [this.gateProj.operand(), this.upProj.operand()])
+  override forward(x: Tensor, call: LayerCall): Tensor {
+    const [gate, up] = linearGroup(x, [this.gateProj.operand(call), this.upProj.operand(call)])
     const approximate = this.#approximate
-    return this.downProj.forward(approximate === null ? swiglu(gate, up) : geglu(gate, up, { approximate }))
+    const inner = approximate === null ? swiglu(gate, up) : geglu(gate, up, { approximate })
+    return this.downProj.forward(inner, call)
   }
 }
 
@@ -120,7 +122,7 @@ class LlamaLayer extends Module {
     const [h, input] = this.inputLayernorm.added(x, added)
     const mixed = this.selfAttn.forward(input, sequence)
     const [z, between] = this.postAttentionLayernorm.added(h, applyDropout(mixed, sequence.dropout))
-    return [z, applyDropout(this.mlp.forward(between), sequence.dropout)]
+    return [z, applyDropout(this.mlp.forward(between, sequence), sequence.dropout)]
   }
 }
 
@@ -146,7 +148,7 @@ class LlamaModel extends Module {
   }
 
   override forward(ids: Tensor, sequence: SequenceOptions): Tensor {
-    const embed = (): Tensor => this.embedTokens.forward(ids)
+    const embed = (): Tensor => this.embedTokens.forward(ids, sequence)
     return this.norm.added(...throughLayers(ids, sequence, { embed, layers: this.layers }))[1]
   }
 }
@@ -195,8 +197,8 @@ export class Llama extends CausalLm {
     this.model.dispose()
   }
 
-  override head(): LinearOperand {
-    return (this.lmHead ?? this.model.embedTokens).operand()
+  override head(call: LayerCall = {}): LinearOperand {
+    return this.lmHead?.operand(call) ?? this.model.embedTokens.operand()
   }
 }
 

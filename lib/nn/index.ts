@@ -1,7 +1,16 @@
 export { DropoutKeys, type DropoutOptions } from './dropout.ts'
 export { Initializer, type InitOptions, type ParameterDType } from './init.ts'
 export { KvCache, type KvCacheOptions, type KvCacheShape, type LayerCache } from './kv-cache.ts'
-export { Embedding, LayerNorm, Linear, type LinearOptions, RmsNorm, WeightSource } from './layers.ts'
+export {
+  Embedding,
+  type LayerCall,
+  LayerNorm,
+  Linear,
+  type LinearOptions,
+  RmsNorm,
+  type WeightAdapter,
+  WeightSource,
+} from './layers.ts'
 export { constant, Module, parameter } from './module.ts'
 export {
   type RopeFrequencies,

@@ -9,6 +9,20 @@ import type { Initializer } from './init.ts'
 import { Module, parameter } from './module.ts'
 import type { StoredTensor, WeightFormat } from './weight-format.ts'
 
+/** What a call puts beside the weights of layers, or in their place: an adapter. */
+export interface WeightAdapter {
+  /** What `layer` multiplies by. */
+  linear(layer: Linear, operand: LinearOperand): LinearOperand
+  /** What `layer` gives for `ids`, of which `rows` are its own. */
+  embedding(layer: Embedding, ids: Tensor, rows: () => Tensor): Tensor
+}
+
+/** What a call of a layer may be told; all of it an argument, nothing a state of the layer. */
+export interface LayerCall {
+  /** None when left out. */
+  readonly adapter?: WeightAdapter | null
+}
+
 export interface LinearOptions {
   /** Standard deviation of the initial weights. */
   readonly std: number
@@ -51,8 +65,9 @@ export class Linear extends Module {
     this.bias = bias ? init.zeros(outputs) : null
   }
 
-  operand(): LinearOperand {
-    return this.source?.operand(this.bias) ?? { weight: this.weight, bias: this.bias }
+  operand({ adapter = null }: LayerCall = {}): LinearOperand {
+    const own = this.source?.operand(this.bias) ?? { weight: this.weight, bias: this.bias }
+    return adapter?.linear(this, own) ?? own
   }
 
   /** Multiplies by `source` from now on, and frees the dense weights. */
@@ -68,12 +83,12 @@ export class Linear extends Module {
   }
 
   /** @param x [..., in] @returns [..., out] */
-  override forward(x: Tensor): Tensor {
-    return linear(x, this.operand())
+  override forward(x: Tensor, call: LayerCall = {}): Tensor {
+    return linear(x, this.operand(call))
   }
 }
 
-/** Rows of a table by id. As an operand it is the output layer of a tied model. */
+/** Rows of a table by id. As an operand it is the output layer of a tied model, which no adapter changes. */
 export class Embedding extends Module {
   /** [vocabulary, hidden] */
   weight: Tensor
@@ -88,8 +103,9 @@ export class Embedding extends Module {
   }
 
   /** @param ids i32, any shape @returns ids.shape + [hidden] */
-  override forward(ids: Tensor): Tensor {
-    return embedding(ids, this.weight)
+  override forward(ids: Tensor, { adapter = null }: LayerCall = {}): Tensor {
+    const rows = (): Tensor => embedding(ids, this.weight)
+    return adapter?.embedding(this, ids, rows) ?? rows()
   }
 }
 

@@ -4,6 +4,7 @@ import { cast } from './copy.ts'
 import { fill } from './create.ts'
 import {
   type CrossEntropyOptions,
+  crossEntropy,
   checkLabels,
   checkLossOptions,
   lossOfLogits,
@@ -12,7 +13,7 @@ import {
   scaleGradient,
 } from './cross_entropy.ts'
 import { defineOp, shapeError, spec, type TensorMeta } from './define.ts'
-import { denseOperand, type LinearOperand } from './linear.ts'
+import { denseOperand, type LinearOperand, linear } from './linear.ts'
 import { matmul } from './matmul.ts'
 
 const logitWork = (h: TensorMeta, weight: TensorMeta): number =>
@@ -108,7 +109,8 @@ export const linearCrossEntropyOp = defineOp({
  * softmax over blocks of h W^T + b. By default position t predicts the label at t + 1 of the same row
  * and the last position nothing: labels are the input ids, shifted here and nowhere else.
  * @param h [..., D] f32 | bf16, usually [B, T, D]
- * @param operand weight [V, D] like h, its gradient is float32; bias [V]
+ * @param operand weight [V, D] like h, its gradient is float32; bias [V]. With a low-rank term the logits do
+ *   exist
  * @param labels i32 [...], usually [B, T]
  * @param options.shift false when labels are already those of the next position; true
  * @returns f32: a scalar, the mean over targets; or by `reduction` the sum, or [...] like labels, where
@@ -124,6 +126,8 @@ export function linearCrossEntropy(
 ): Tensor {
   const { scale = null, ignoreIndex = -100, labelSmoothing = 0, zLoss = 0, shift = true } = options
   const reduction = reductionCode('linearCrossEntropy', options.reduction ?? 'mean')
+  // the low-rank term of an output layer is rare: its logits are made
+  if (operand.lora) return crossEntropy(linear(h, operand), labels, { ...options, shift })
   const { weight, bias = null } = denseOperand(operand, h.dtype)
   return linearCrossEntropyOp(
     [h, weight, bias, labels, scale],
