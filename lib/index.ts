@@ -1,3 +1,6 @@
+export { LoraAdapter } from './adapters/adapter.ts'
+export type { LoraConfig, LoraOptions, Targets } from './adapters/config.ts'
+export { loadAdapter } from './adapters/load.ts'
 export { backward, grad } from './autograd/backward.ts'
 export { checkpoint } from './autograd/checkpoint.ts'
 export {
@@ -17,10 +20,14 @@ export {
 } from './data/dataset.ts'
 export type { DataRow } from './data/documents.ts'
 export type { Batch } from './data/rows.ts'
+export type { AdapterChoice } from './decoder/adapters.ts'
 export {
   type ArchitectureOptions,
+  type BatchOptions,
   Decoder,
+  type DecoderGenerateOptions,
   type DecoderOptions,
+  type EvaluateOptions,
   type LoadDecoderOptions,
   type Prompt,
 } from './decoder/decoder.ts'

@@ -1,7 +1,10 @@
 // The facade: a model with its tokenizer. Create or load one, train it, ask it, save it.
 
 import { readFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
+import type { LoraAdapter } from '../adapters/adapter.ts'
+import type { LoraOptions } from '../adapters/config.ts'
+import type { Lease } from '../adapters/publication.ts'
 import type { TextDataset } from '../data/dataset.ts'
 import type { Batch } from '../data/rows.ts'
 import {
@@ -12,7 +15,7 @@ import {
   generateRows,
   makeGenerationCache,
 } from '../generate/generation.ts'
-import { completeGenerateOptions, type GenerateOptions } from '../generate/options.ts'
+import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } from '../generate/options.ts'
 import type { CausalLm, ModelOptions } from '../models/causal-lm.ts'
 import { createModel } from '../models/family.ts'
 import { type LoadModelOptions, loadModel, loadModelInto, saveModel } from '../models/folder.ts'
@@ -25,6 +28,7 @@ import type { Tensor } from '../tensor/tensor.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type Evaluation, evaluate } from '../train/step.ts'
+import { type AdapterChoice, AdapterNames } from './adapters.ts'
 import { Session, type SessionOptions } from './session.ts'
 
 export type Prompt = string | readonly ChatMessage[] | Int32Array
@@ -50,16 +54,45 @@ export interface ArchitectureOptions {
   readonly [key: string]: unknown
 }
 
+export interface DecoderGenerateOptions extends GenerateOptions {
+  /** The adapter to answer with. Default none. */
+  readonly adapter?: AdapterChoice | null
+}
+
+export interface BatchOptions extends DecoderGenerateOptions {
+  /** One adapter per prompt, or null, in place of `adapter` for all. */
+  readonly adapters?: readonly (AdapterChoice | null)[]
+}
+
+export interface EvaluateOptions {
+  /** Rows at a time. Default 8. */
+  readonly batchSize?: number
+  /** Default all. */
+  readonly maxRows?: number
+  /** The adapter to judge the model with, as it is now. Default none. */
+  readonly adapter?: AdapterChoice | null
+  readonly signal?: AbortSignal
+}
+
 /** A language model as an app uses it. */
 export class Decoder {
   readonly model: CausalLm
   readonly tokenizer: Tokenizer
   readonly #eosTokenIds: ReadonlySet<number>
+  /** Where it was loaded from. */
+  readonly #folder: string | null
+  readonly #adapters: AdapterNames
 
-  private constructor(model: CausalLm, tokenizer: Tokenizer, eosTokenIds: Iterable<number>) {
+  private constructor(
+    model: CausalLm,
+    tokenizer: Tokenizer,
+    from: { readonly eosTokenIds: Iterable<number>; readonly folder: string | null },
+  ) {
     this.model = model
     this.tokenizer = tokenizer
-    this.#eosTokenIds = new Set(eosTokenIds)
+    this.#eosTokenIds = new Set(from.eosTokenIds)
+    this.#folder = from.folder
+    this.#adapters = new AdapterNames(model)
   }
 
   /**
@@ -77,7 +110,10 @@ export class Decoder {
     }
     const { bosTokenId, eosTokenId } = tokenizer
     const model = createModel(architecture, { bosTokenId, eosTokenId, ...config, vocabSize }, options)
-    return new Decoder(model, tokenizer, eosTokenId === null ? [] : [eosTokenId])
+    return new Decoder(model, tokenizer, {
+      eosTokenIds: eosTokenId === null ? [] : [eosTokenId],
+      folder: null,
+    })
   }
 
   /**
@@ -104,12 +140,12 @@ export class Decoder {
         `${folder}: expected a tokenizer of at most ${model.size.vocabSize} entries, as the embedding has, found ${tokenizer.vocabSize}`,
       )
     }
-    return new Decoder(model, tokenizer, eos)
+    return new Decoder(model, tokenizer, { eosTokenIds: eos, folder })
   }
 
   /** @internal The tokenizer and the ends of this decoder, with another model. */
   withModel(model: CausalLm): Decoder {
-    return new Decoder(model, this.tokenizer, this.#eosTokenIds)
+    return new Decoder(model, this.tokenizer, { eosTokenIds: this.#eosTokenIds, folder: this.#folder })
   }
 
   /** Writes a folder that {@link Decoder.load} and Hugging Face read. */
@@ -124,25 +160,32 @@ export class Decoder {
   }
 
   /** @internal For the samples of a training run: short, and alike for alike weights. */
-  sample(prompt: string): Promise<string> {
-    return this.generate(prompt, { maxNewTokens: 64, temperature: 0.7, topP: 0.92, seed: 0 }).text()
+  sample(prompt: string, adapter: LoraAdapter | null = null): Promise<string> {
+    const options = { maxNewTokens: 64, temperature: 0.7, topP: 0.92, seed: 0, adapter }
+    return this.generate(prompt, options).text()
   }
 
   /**
    * Continues a text, a conversation or tokens. Only as much of the prompt as leaves room for an answer
    * may be given: at most `maxPositionEmbeddings` in all.
    */
-  generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    const settings = completeGenerateOptions('Decoder.generate', options)
+  generate(prompt: Prompt, options: DecoderGenerateOptions = {}): Generation {
+    const { adapter: choice, ...rest } = options
+    const settings = completeGenerateOptions('Decoder.generate', rest, ['adapter'])
+    const adapter = this.#adapters.find('Decoder.generate', choice)
     return new Generation(
       async function* (this: Decoder): AsyncGenerator<GeneratedPiece, Completion, void> {
         const ids = await this.#encode(prompt)
         const capacity = this.#capacity('Decoder.generate', ids.length, settings.maxNewTokens)
         const cache = makeGenerationCache(this.model, { capacity })
+        let lease: Lease | null = null
         try {
-          const [completion] = yield* generateRows({ ...this.#parts, prompts: [ids], cache, settings })
+          lease = adapter?.lease() ?? null
+          const rows = { ...this.#parts, prompts: [ids], cache, settings, adapter: lease?.weights ?? null }
+          const [completion] = yield* generateRows(rows)
           return completion as Completion
         } finally {
+          lease?.release()
           cache.dispose()
         }
       }.bind(this),
@@ -150,46 +193,106 @@ export class Decoder {
   }
 
   /**
-   * Continues several prompts together, each as it would be alone.
+   * Continues several prompts together, each as it would be alone; with `adapters`, those of one adapter
+   * together.
    * @returns the answers, in order
+   * @throws ConfigError for an adapter that is not there, or another number of them than of prompts
    */
-  async generateBatch(prompts: readonly Prompt[], options: GenerateOptions = {}): Promise<Completion[]> {
-    const settings = completeGenerateOptions('Decoder.generateBatch', options)
-    if (prompts.length === 0) return []
+  async generateBatch(prompts: readonly Prompt[], options: BatchOptions = {}): Promise<Completion[]> {
+    const where = 'Decoder.generateBatch'
+    const { adapter = null, adapters, ...rest } = options
+    const settings = completeGenerateOptions(where, rest, ['adapter', 'adapters'])
+    if (adapters !== undefined && (!Array.isArray(adapters) || adapters.length !== prompts.length)) {
+      throw new ConfigError(
+        `${where}: adapters must be ${prompts.length} of them, one per prompt, received ${adapters?.length}`,
+      )
+    }
+    const groups = new Map<LoraAdapter | null, number[]>()
+    for (const row of prompts.keys()) {
+      const found = this.#adapters.find(where, adapters === undefined ? adapter : adapters[row])
+      const rows = groups.get(found)
+      if (rows === undefined) groups.set(found, [row])
+      else rows.push(row)
+    }
     const ids = await Promise.all(prompts.map((prompt) => this.#encode(prompt)))
+    const answers: Completion[] = []
+    for (const [found, rows] of groups) {
+      const given = rows.map((row) => ids[row] as Int32Array)
+      const completions = await this.#batch(given, rows, found, settings)
+      for (const [i, row] of rows.entries()) answers[row] = completions[i] as Completion
+    }
+    return answers
+  }
+
+  /** @param rowNumbers their numbers in the whole batch */
+  async #batch(
+    ids: readonly Int32Array[],
+    rowNumbers: readonly number[],
+    adapter: LoraAdapter | null,
+    settings: GenerateSettings,
+  ): Promise<Completion[]> {
     const longest = Math.max(...ids.map(({ length }) => length))
     const capacity = this.#capacity('Decoder.generateBatch', longest, settings.maxNewTokens)
     const padding = ids.map(({ length }) => longest - length)
     const cache = makeGenerationCache(this.model, { batch: ids.length, capacity, padding })
+    let lease: Lease | null = null
     try {
-      const rows = generateRows({ ...this.#parts, prompts: ids, cache, settings })
+      lease = adapter?.lease() ?? null
+      const weights = lease?.weights ?? null
+      const given = { ...this.#parts, prompts: ids, rowNumbers, cache, settings, adapter: weights }
+      const rows = generateRows(given)
       for (;;) {
         const { done, value } = await rows.next()
         if (done) return value
       }
     } finally {
+      lease?.release()
       cache.dispose()
     }
   }
 
   /** A conversation that keeps what it has read between turns. */
   session(options: SessionOptions = {}): Session {
-    checkOptions('Decoder.session', options, ['capacity'])
+    checkOptions('Decoder.session', options, ['capacity', 'adapter'])
     const { maxPositionEmbeddings: most } = this.model.size
     const { capacity = most } = options
     checkInteger('Decoder.session', 'capacity', capacity, 1, most)
-    return new Session({ ...this.#parts, capacity, encode: (prompt) => this.#encode(prompt) })
+    const adapter = this.#adapters.find('Decoder.session', options.adapter)
+    return new Session({ ...this.#parts, capacity, adapter, encode: (prompt) => this.#encode(prompt) })
+  }
+
+  /** Adapters by name, those that were disposed of left out. */
+  get adapters(): ReadonlyMap<string, LoraAdapter> {
+    return this.#adapters.all()
+  }
+
+  /**
+   * A new LoRA adapter beside the model, which answers as before until it is trained.
+   * @param name what `generate` calls it
+   * @throws ConfigError, ValueError naming the option, a name that is taken, or targets that match nothing
+   */
+  addAdapter(name: string, options: LoraOptions = {}): LoraAdapter {
+    return this.#adapters.add(name, options, this.#folder)
+  }
+
+  /**
+   * A LoRA adapter from a folder that `LoraAdapter.save` or PEFT wrote.
+   * @param options name: the folder's own when left out
+   * @throws ConfigError for a variant of LoRA that is not known; FormatError naming file and tensor
+   */
+  loadAdapter(folder: string, options: { readonly name?: string } = {}): Promise<LoraAdapter> {
+    checkOptions('Decoder.loadAdapter', options, ['name'])
+    const { name = basename(resolve(folder)) } = options
+    return this.#adapters.load(name, folder, this.#folder)
   }
 
   /** Mean loss and perplexity over a dataset. */
-  evaluate(
-    dataset: TextDataset,
-    options: { readonly batchSize?: number; readonly maxRows?: number; readonly signal?: AbortSignal } = {},
-  ): Promise<Evaluation> {
-    checkOptions('Decoder.evaluate', options, ['batchSize', 'maxRows', 'signal'])
+  evaluate(dataset: TextDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
+    checkOptions('Decoder.evaluate', options, ['batchSize', 'maxRows', 'adapter', 'signal'])
     const { batchSize = 8, maxRows, signal } = options
+    const adapter = this.#adapters.find('Decoder.evaluate', options.adapter)
     const rows: AsyncIterable<Batch> = dataset.once(batchSize, maxRows === undefined ? {} : { maxRows })
-    return evaluate(this.model, rows, signal === undefined ? {} : { signal })
+    return evaluate(this.model, rows, { adapter, ...(signal && { signal }) })
   }
 
   /**
@@ -212,7 +315,9 @@ export class Decoder {
     return frozen
   }
 
+  /** Frees the model and its adapters. */
   dispose(): void {
+    this.#adapters.dispose()
     this.model.dispose()
   }
 

@@ -1,5 +1,7 @@
 // A conversation: keys and values of what was read stay from turn to turn.
 
+import type { LoraAdapter } from '../adapters/adapter.ts'
+import type { Lease } from '../adapters/publication.ts'
 import {
   type Completion,
   type GeneratedPiece,
@@ -13,15 +15,19 @@ import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } 
 import type { CausalLm } from '../models/causal-lm.ts'
 import type { KvCache } from '../nn/kv-cache.ts'
 import { ValueError } from '../runtime/errors.ts'
+import type { AdapterChoice } from './adapters.ts'
 import type { Prompt } from './decoder.ts'
 
 export interface SessionOptions {
   /** Most tokens the conversation may come to. Default maxPositionEmbeddings. */
   readonly capacity?: number
+  /** The adapter to answer with. Default none. */
+  readonly adapter?: AdapterChoice | null
 }
 
 interface SessionParts extends Pick<GenerationInputs, 'model' | 'tokenizer' | 'eosTokenIds'> {
   readonly capacity: number
+  readonly adapter: LoraAdapter | null
   encode(prompt: Prompt): Promise<Int32Array>
 }
 
@@ -32,6 +38,8 @@ export class Session {
   readonly #model: CausalLm
   /** What the cache holds for certain, whatever became of the last answer. */
   #tokens = new Int32Array(0)
+  /** Which copy of the adapter read them. */
+  #version: object | null = null
   #busy = false
 
   /** @internal */
@@ -71,6 +79,7 @@ export class Session {
   ): AsyncGenerator<GeneratedPiece, Completion, void> {
     if (this.#busy) throw new ValueError('Session.generate: the answer before is still being read')
     this.#busy = true
+    let lease: Lease | null = null
     try {
       const ids = await this.#parts.encode(prompt)
       const { capacity } = this.#cache
@@ -79,8 +88,19 @@ export class Session {
           `Session.generate: the conversation must have fewer than ${capacity} tokens, received ${ids.length}`,
         )
       }
+      lease = this.#parts.adapter?.lease() ?? null
+      // what an older copy of the adapter made of the tokens does not go with the new one
+      if (lease !== null && lease.version !== this.#version) this.#tokens = new Int32Array(0)
+      this.#version = lease?.version ?? null
       const reading = { standing: this.#reuse(ids) }
-      const rows = generateRows({ ...this.#parts, prompts: [ids], cache: this.#cache, reading, settings })
+      const rows = generateRows({
+        ...this.#parts,
+        adapter: lease?.weights ?? null,
+        prompts: [ids],
+        cache: this.#cache,
+        reading,
+        settings,
+      })
       const answer: number[] = []
       try {
         for (let next = await rows.next(); ; next = await rows.next()) {
@@ -93,6 +113,7 @@ export class Session {
         this.#tokens = Int32Array.of(...ids, ...answer).subarray(0, reading.standing)
       }
     } finally {
+      lease?.release()
       this.#busy = false
     }
   }

@@ -3,6 +3,7 @@
 
 import type { CausalLm } from '../models/causal-lm.ts'
 import type { KvCache } from '../nn/kv-cache.ts'
+import type { WeightAdapter } from '../nn/layers.ts'
 import { tensor } from '../ops/create.ts'
 import { linear } from '../ops/linear.ts'
 import type { Queue } from '../runtime/queue.ts'
@@ -45,6 +46,9 @@ export interface DecodingInputs {
   readonly reading: Reading
   /** Tokens of each row from its very first, for the repetition penalty. */
   readonly histories: readonly Int32Array[]
+  /** Number of each row in the whole batch, on which its draws depend. */
+  readonly rowNumbers: readonly number[]
+  readonly adapter: WeightAdapter | null
   readonly settings: GenerateSettings
   readonly queue: Queue
 }
@@ -55,7 +59,7 @@ export interface DecodingInputs {
  * @throws the signal's reason when it aborts before the first step; after that an abort ends the steps
  */
 export async function* decode(inputs: DecodingInputs): AsyncGenerator<DecodedStep, void, void> {
-  const { model, prompts, cache, queue, settings, reading } = inputs
+  const { model, prompts, cache, queue, settings, reading, adapter, histories, rowNumbers } = inputs
   const { signal, maxNewTokens } = settings
   signal?.throwIfAborted()
   const rows = prompts.length
@@ -66,11 +70,12 @@ export async function* decode(inputs: DecodingInputs): AsyncGenerator<DecodedSte
     withQueue(queue, () => queue.withOwner(owner, () => noGrad(() => scope(fn))))
   const cancel = (): void => device.cancel(owner)
 
-  const sampler = run(() => new Sampler(settings, inputs.histories, cache.capacity + 1, device))
+  const capacity = cache.capacity + 1
+  const sampler = run(() => new Sampler(settings, { histories, rowNumbers, capacity, device }))
   const sampled = (hidden: Tensor, step: number): Enqueued => {
     const reached = cache.length
     const last = hidden.slice(1, (hidden.shape[1] ?? 1) - 1).reshape([rows, -1])
-    const logits = linear(last, model.head())
+    const logits = linear(last, model.head({ adapter }))
     const { ids, logprobs } = sampler.draw(logits, step)
     const values = Promise.all([ids.toArray(), logprobs.toArray()]).then(([a, b]): Drawn => {
       reading.standing = reached
@@ -104,7 +109,7 @@ export async function* decode(inputs: DecodingInputs): AsyncGenerator<DecodedSte
           piece.set(ids.subarray(at, end), row * (end - at))
         })
         const ids = tensor(piece, { shape: [rows, end - at], dtype: 'i32', device })
-        const hidden = model.hidden(ids, { cache })
+        const hidden = model.hidden(ids, { cache, adapter })
         return end === length ? sampled(hidden, 0) : noticed(hidden)
       })
       await queue.ready()
@@ -113,7 +118,7 @@ export async function* decode(inputs: DecodingInputs): AsyncGenerator<DecodedSte
       const { ids }: Enqueued = current
       const following: Enqueued | null =
         step < maxNewTokens && cache.length < cache.capacity
-          ? run(() => sampled(model.hidden(ids.reshape([rows, 1]), { cache }), step))
+          ? run(() => sampled(model.hidden(ids.reshape([rows, 1]), { cache, adapter }), step))
           : null
       const { values } = current
       current.ids.dispose()

@@ -2,6 +2,7 @@
 
 import type { CausalLm } from '../models/causal-lm.ts'
 import type { KvCache, KvCacheOptions } from '../nn/kv-cache.ts'
+import type { WeightAdapter } from '../nn/layers.ts'
 import type { Device } from '../runtime/device.ts'
 import { ValueError } from '../runtime/errors.ts'
 import type { Queue } from '../runtime/queue.ts'
@@ -102,6 +103,9 @@ export interface GenerationInputs {
   readonly cache: KvCache
   /** What of the one prompt the cache holds already; kept up to date. Nothing when left out. */
   readonly reading?: Reading
+  /** Number of each prompt in a larger batch; 0, 1, ... when left out. */
+  readonly rowNumbers?: readonly number[]
+  readonly adapter?: WeightAdapter | null
   readonly settings: GenerateSettings
 }
 
@@ -131,6 +135,8 @@ export async function* generateRows(inputs: GenerationInputs): AsyncGenerator<Ro
     cache,
     reading,
     histories: prompts,
+    rowNumbers: inputs.rowNumbers ?? prompts.map((_, row) => row),
+    adapter: inputs.adapter ?? null,
     settings,
     queue: generationQueue(model.inputEmbedding),
   })

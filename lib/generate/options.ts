@@ -40,9 +40,16 @@ export const GENERATE_OPTIONS = [
   'signal',
 ] as const
 
-/** @throws ConfigError, ValueError naming the option */
-export function completeGenerateOptions(where: string, options: GenerateOptions): GenerateSettings {
-  checkOptions(where, options, GENERATE_OPTIONS)
+/**
+ * @param others options that the caller takes, too
+ * @throws ConfigError, ValueError naming the option
+ */
+export function completeGenerateOptions(
+  where: string,
+  options: GenerateOptions,
+  others: readonly string[] = [],
+): GenerateSettings {
+  checkOptions(where, options, [...GENERATE_OPTIONS, ...others])
   const { temperature = 1, topP = 1, repetitionPenalty = 1, stop = [] } = options
   const { maxNewTokens = 256, topK = 0, seed = Math.floor(Math.random() * 2 ** 32) } = options
   if (!Array.isArray(stop) || stop.some((text) => typeof text !== 'string' || text === '')) {

@@ -8,21 +8,30 @@ import { keep } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { GenerateSettings } from './options.ts'
 
+export interface SampledRows {
+  /** Tokens of each row so far. */
+  readonly histories: readonly Int32Array[]
+  /** Number of each row, on which its draws depend. */
+  readonly rowNumbers: readonly number[]
+  /** Tokens that a row may come to. */
+  readonly capacity: number
+  readonly device: Device
+}
+
 /** Draws tokens; remembers which ones each row has had, where a penalty wants to know. */
 export class Sampler {
   readonly #settings: GenerateSettings
+  readonly #rowNumbers: readonly number[]
   readonly #rows: number
   readonly #device: Device
   /** i32 [B, L]: prompts, then what was drawn; -1 where there is nothing yet. */
   readonly #history: Tensor | null
   #length: number
 
-  /**
-   * @param histories tokens of each row so far
-   * @param most tokens that a row may come to
-   */
-  constructor(settings: GenerateSettings, histories: readonly Int32Array[], most: number, device: Device) {
+  constructor(settings: GenerateSettings, rows: SampledRows) {
+    const { histories, rowNumbers, device } = rows
     this.#settings = settings
+    this.#rowNumbers = rowNumbers
     this.#rows = histories.length
     this.#device = device
     this.#length = Math.max(...histories.map(({ length }) => length))
@@ -30,7 +39,7 @@ export class Sampler {
       this.#history = null
       return
     }
-    const capacity = Math.min(most, this.#length + settings.maxNewTokens)
+    const capacity = Math.min(rows.capacity, this.#length + settings.maxNewTokens)
     const values = new Int32Array(this.#rows * capacity).fill(-1)
     histories.forEach((ids, row) => {
       values.set(ids, row * capacity)
@@ -42,12 +51,12 @@ export class Sampler {
   draw(logits: Tensor, step: number): { readonly ids: Tensor; readonly logprobs: Tensor } {
     const { seed, temperature, topK, topP, repetitionPenalty } = this.#settings
     // a row's draws depend on its seed and the step alone, so a batch draws as single ones do
-    const words = Array.from({ length: this.#rows }, (_, row) => [
+    const words = this.#rowNumbers.flatMap((row) => [
       (seed + row) >>> 0,
       Math.floor((seed + row) / 2 ** 32),
       step,
       0,
-    ]).flat()
+    ])
     const key = tensor(words, { dtype: 'u32', shape: [this.#rows, 4], device: this.#device })
     const history = this.#history
     const drawn = sample(logits, key, { temperature, topK, topP, repetitionPenalty, history })

@@ -5,7 +5,7 @@ import { checkpoint } from '../autograd/checkpoint.ts'
 import type { DropoutOptions } from '../nn/dropout.ts'
 import type { ParameterDType } from '../nn/init.ts'
 import { KvCache, type KvCacheOptions, type LayerCache } from '../nn/kv-cache.ts'
-import type { LayerCall } from '../nn/layers.ts'
+import type { LayerCall, Linear } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { type LinearOperand, linear } from '../ops/linear.ts'
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
@@ -80,6 +80,8 @@ export abstract class CausalLm extends Module {
   abstract readonly modelType: string
   abstract readonly config: object
   abstract readonly size: DecoderSize
+  /** The output layer; null when it is tied to the embedding. */
+  abstract readonly lmHead: Linear | null
 
   /**
    * Hidden states after the last norm.

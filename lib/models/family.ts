@@ -26,6 +26,8 @@ export interface ModelFamily<Model extends CausalLm = CausalLm> {
   weights(model: Model): FileWeight[]
   /** Why a folder cannot hold Linears of this family in anything but dense weights; absent where it can. */
   readonly denseOnly?: string
+  /** Files hold the matrices of its linear layers transposed, as [in, out]. */
+  readonly transposedLinears?: true
   /** A file's tensor whose dtype is the model's, when nobody says. */
   readonly dtypeOf: string
   /** The name that `weights` uses for a tensor of a file; null for one that is no weight. */

@@ -151,7 +151,6 @@ export class Gpt2 extends CausalLm {
   readonly modelType = 'gpt2'
   readonly config: Gpt2Config
   readonly transformer: Gpt2Model
-  /** Null when tied to the embedding. */
   readonly lmHead: Linear | null
 
   /** @throws ConfigError */
@@ -213,6 +212,7 @@ registerFamily<Gpt2>({
     })),
   denseOnly:
     "int8 layouts know Linears, and Hugging Face's GPT-2 has Conv1D; save it dense, and load it with int8 weights",
+  transposedLinears: true,
   dtypeOf: 'transformer.wte.weight',
   fileName(name) {
     // causal masks that old versions saved

@@ -68,7 +68,11 @@ class LlamaAttention extends Module {
     const heads = (y: Tensor): Tensor => y.reshape([batch, steps, -1, this.#headDim])
     const rotated = (y: Tensor, norm: RmsNorm | null): Tensor =>
       this.#rotary.forward(norm === null ? heads(y) : norm.forward(heads(y)), { positions, length })
-    const projections = [this.qProj.operand(call), this.kProj.operand(call), this.vProj.operand(call)] as const
+    const projections = [
+      this.qProj.operand(call),
+      this.kProj.operand(call),
+      this.vProj.operand(call),
+    ] as const
     const [q_BTD, k_BTD, v_BTD] = linearGroup(x_BTD, projections)
     const q_BTHK = rotated(q_BTD, this.qNorm)
     const k_BTGK = rotated(k_BTD, this.kNorm)
@@ -158,7 +162,6 @@ export class Llama extends CausalLm {
   readonly modelType = 'llama'
   readonly config: LlamaConfig
   readonly model: LlamaModel
-  /** Null when tied to the embedding. */
   readonly lmHead: Linear | null
 
   /** @throws ConfigError */

@@ -4,9 +4,9 @@ import { cast } from './copy.ts'
 import { fill } from './create.ts'
 import {
   type CrossEntropyOptions,
-  crossEntropy,
   checkLabels,
   checkLossOptions,
+  crossEntropy,
   lossOfLogits,
   reducedShape,
   reductionCode,

@@ -99,6 +99,19 @@ export class SplitPattern {
     this.#text = ''
   }
 
+  /**
+   * Whether the pattern matches the whole text.
+   * @throws FormatError when it takes more steps than a text of this length may
+   */
+  fullMatch(text: string): boolean {
+    this.#text = text
+    this.#steps = STEPS_PER_UNIT * text.length + 10_000
+    this.#depth = 0
+    const matched = this.#match(0, (at) => (at === text.length ? at : -1)) >= 0
+    this.#text = ''
+    return matched
+  }
+
   #spend(): void {
     if (--this.#steps < 0) {
       throw new FormatError(

@@ -1,5 +1,6 @@
 // What a training run is told, with its defaults; what of it a resumed run may change.
 
+import { LoraAdapter } from '../adapters/adapter.ts'
 import type { TextDataset } from '../data/dataset.ts'
 import type { Decay } from '../optim/schedule.ts'
 import { ConfigError } from '../runtime/errors.ts'
@@ -7,6 +8,11 @@ import { checkInteger, checkOptions } from '../runtime/options.ts'
 
 export interface TrainerOptions {
   readonly train: TextDataset
+  /**
+   * Trains this adapter of the model alone. Checkpoints then hold the adapter, never the base; generation gets
+   * each of them.
+   */
+  readonly adapter?: LoraAdapter | null
   /** Judged every `evalEvery` steps and at the end. */
   readonly validation?: TextDataset | null
   /** Folder of the run: checkpoints, metrics and, at the end, the model. */
@@ -90,6 +96,7 @@ export interface TrainerSettings
 
 const OPTIONS: readonly (keyof TrainerOptions)[] = [
   'train',
+  'adapter',
   'validation',
   'out',
   'batchSize',
@@ -134,6 +141,11 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
   checkOptions(`${where}: schedule`, options.schedule, ['warmup', 'decay', 'floor'])
   checkOptions(`${where}: earlyStopping`, options.earlyStopping ?? undefined, ['patience'])
 
+  if (options.adapter != null && !(options.adapter instanceof LoraAdapter)) {
+    throw new ConfigError(
+      `${where}: adapter must be what addAdapter or loadAdapter returned, received ${JSON.stringify(options.adapter)}`,
+    )
+  }
   const lengths = [options.steps, options.epochs, options.minutes].filter((value) => value !== undefined)
   if (lengths.length !== 1) {
     throw new ConfigError(
@@ -185,6 +197,7 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
   }
   return {
     train: options.train,
+    adapter: options.adapter ?? null,
     validation: options.validation ?? null,
     out: options.out,
     batchSize,

@@ -6,7 +6,6 @@ import { join } from 'node:path'
 import type { Batch } from '../data/rows.ts'
 import { writeAtomic } from '../io/atomic.ts'
 import { CheckpointFolder, readJsonObject } from '../io/checkpoints.ts'
-import type { CausalLm } from '../models/causal-lm.ts'
 import { DropoutKeys } from '../nn/dropout.ts'
 import { AdamW } from '../optim/adam-w.ts'
 import { schedule } from '../optim/schedule.ts'
@@ -24,21 +23,11 @@ import {
 } from './options.ts'
 import { loadOptimizer, loadState, type RunState, saveState } from './state.ts'
 import { enqueueStep, evaluate, type StepValues } from './step.ts'
-
-/** What is trained, and how it is kept. */
-export interface TrainTarget {
-  readonly model: CausalLm
-  /** Writes the model as a folder. */
-  save(folder: string): Promise<void>
-  /** Puts the weights of such a folder into the model. */
-  restore(folder: string): Promise<void>
-  /** Continues a prompt. */
-  sample?(prompt: string): Promise<string>
-}
+import type { Subject } from './subject.ts'
 
 const PLAN = 'plan.json'
 const OURS =
-  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|config\.json|model\.safetensors|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|trainer_state\.json)$/
+  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|config\.json|model\.safetensors|adapter_config\.json|adapter_model\.safetensors|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|trainer_state\.json)$/
 
 const FRESH = { metricsLength: 0, finished: false }
 
@@ -50,7 +39,7 @@ interface Pending {
 }
 
 export class Run {
-  readonly #target: TrainTarget
+  readonly #subject: Subject
   readonly #settings: TrainerSettings
   readonly #emit: (event: TrainerEvent) => void
   readonly #optimizer: AdamW
@@ -64,19 +53,17 @@ export class Run {
   #lastDone = 0
   #speed = 0
 
-  constructor(target: TrainTarget, settings: TrainerSettings, emit: (event: TrainerEvent) => void) {
-    const trainable = [...target.model.namedParameters()].filter(([, { requiresGrad }]) => requiresGrad)
-    if (trainable.length === 0) throw new ConfigError('Trainer: nothing in the model is trainable')
+  constructor(subject: Subject, settings: TrainerSettings, emit: (event: TrainerEvent) => void) {
+    const trainable = [...subject.parameters()].filter(([, { requiresGrad }]) => requiresGrad)
+    if (trainable.length === 0) throw new ConfigError(`Trainer: nothing in the ${subject.kind} is trainable`)
     const { learningRate, weightDecay, betas, eps } = settings.optimizer
     const { clipNorm } = settings
-    this.#target = target
+    this.#subject = subject
     this.#settings = settings
     this.#emit = emit
     this.#optimizer = new AdamW({ parameters: trainable, learningRate, weightDecay, betas, eps, clipNorm })
-    this.#identity = fingerprint(
-      settings,
-      trainable.map(([name]) => name),
-    )
+    const names = trainable.map(([name]) => name)
+    this.#identity = { ...fingerprint(settings, names), ...subject.identity }
     this.#steps = settings.steps ?? 0
   }
 
@@ -86,7 +73,9 @@ export class Run {
   }
 
   async run(): Promise<void> {
+    let end: (() => void) | null = null
     try {
+      end = this.#subject.begin()
       const folder = await CheckpointFolder.open(this.#settings.out)
       try {
         await this.#runIn(folder)
@@ -94,6 +83,7 @@ export class Run {
         await folder.close()
       }
     } finally {
+      end?.()
       this.#optimizer.dispose()
     }
   }
@@ -130,7 +120,7 @@ export class Run {
         `Trainer: the run in ${folder.path} was to take ${state.maxSteps} steps and is to take ${this.#steps}: steps and epochs may only grow`,
       )
     }
-    await this.#target.restore(from)
+    await this.#subject.restore(from)
     await loadOptimizer(from, this.#optimizer)
     this.#step = state.globalStep
     this.#best = state.best
@@ -180,7 +170,8 @@ export class Run {
       const now = rate(this.#step)
       this.#optimizer.learningRate = now
       const { values } = await enqueueStep({
-        model: this.#target.model,
+        model: this.#subject.model,
+        adapter: this.#subject.training(keys),
         optimizer: this.#optimizer,
         batches,
         dropout: p > 0 ? { p, keys } : null,
@@ -228,7 +219,7 @@ export class Run {
   }
 
   async #end(log: MetricsLog, reason: 'steps' | 'earlyStopping' | 'stopped'): Promise<void> {
-    if (reason !== 'stopped') await this.#target.save(this.#settings.out)
+    if (reason !== 'stopped') await this.#subject.save(this.#settings.out)
     const done = { type: 'done', step: this.#step, reason } as const
     log.write(done)
     this.#emit(done)
@@ -301,17 +292,17 @@ export class Run {
     const { validation, batchSize, evalRows, samplePrompts } = this.#settings
     if (validation === null) return false
     const step = this.#step
-    const { loss, perplexity, tokens } = await evaluate(
-      this.#target.model,
-      validation.once(batchSize, { maxRows: evalRows }),
-    )
+    const { model, judged: adapter } = this.#subject
+    const rows = validation.once(batchSize, { maxRows: evalRows })
+    const { loss, perplexity, tokens } = await evaluate(model, rows, { adapter })
     // before the first step there is no checkpoint that could be the best
     const best = step > 0 && Number.isFinite(loss) && (this.#best === null || loss < this.#best.loss)
     if (best) this.#best = { loss, step }
     if (step > 0) this.#evaluationsSinceBest = best ? 0 : this.#evaluationsSinceBest + 1
     emit({ type: 'eval', step, loss, perplexity, tokens, best })
+    if (samplePrompts.length > 0) await this.#subject.publish()
     for (const prompt of samplePrompts) {
-      const text = await this.#target.sample?.(prompt)
+      const text = await this.#subject.sample(prompt)
       if (text !== undefined) emit({ type: 'sample', step, prompt, text })
     }
     return best
@@ -347,7 +338,7 @@ export class Run {
     emit({ type: 'checkpoint', step, path: folder.folderOf(step) })
     const metricsLength = await log.flush()
     await folder.save(step, async (path) => {
-      await this.#target.save(path)
+      await this.#subject.save(path)
       await saveState(path, this.#optimizer, {
         globalStep: step,
         maxSteps: this.#steps,
@@ -360,6 +351,7 @@ export class Run {
         settings: this.#identity,
       })
     })
+    await this.#subject.publish()
     const steps = await folder.steps()
     const kept = new Set(steps.slice(-keepLast))
     if (keepBest && this.#best !== null) kept.add(this.#best.step)

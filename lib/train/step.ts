@@ -4,6 +4,7 @@ import '../autograd/backward.ts' // Tensor.backward
 import type { Batch } from '../data/rows.ts'
 import type { CausalLm } from '../models/causal-lm.ts'
 import type { DropoutKeys } from '../nn/dropout.ts'
+import type { WeightAdapter } from '../nn/layers.ts'
 import { tensor } from '../ops/create.ts'
 import type { AdamW } from '../optim/adam-w.ts'
 import { noGrad } from '../tensor/mode.ts'
@@ -16,6 +17,7 @@ export interface StepInputs {
   readonly batches: readonly Batch[]
   readonly dropout: { readonly p: number; readonly keys: DropoutKeys } | null
   readonly recompute: boolean | number
+  readonly adapter: WeightAdapter | null
 }
 
 export interface StepValues {
@@ -44,7 +46,7 @@ export function upload(
  * how a step is split.
  */
 export async function enqueueStep(inputs: StepInputs): Promise<{ readonly values: Promise<StepValues> }> {
-  const { model, optimizer, batches, dropout, recompute } = inputs
+  const { model, optimizer, batches, dropout, recompute, adapter } = inputs
   const queue = (model.parameters()[0] as Tensor).device.activeQueue
   const targets = batches.reduce((sum, batch) => sum + batch.targets, 0)
   const losses: Promise<number>[] = []
@@ -56,7 +58,8 @@ export async function enqueueStep(inputs: StepInputs): Promise<{ readonly values
             const { ids, labels, positions, first } = upload(model, batch)
             const { device } = ids
             const scale = tensor([1 / targets], { dtype: 'f32', shape: [], device })
-            const loss = model.loss(ids, labels, { positions, first, scale, dropout, checkpoint: recompute })
+            const options = { positions, first, scale, dropout, adapter, checkpoint: recompute }
+            const loss = model.loss(ids, labels, options)
             loss.backward()
             return loss
           }),
@@ -95,7 +98,7 @@ export interface Evaluation {
 export async function evaluate(
   model: CausalLm,
   batches: AsyncIterable<Batch>,
-  { signal }: { signal?: AbortSignal } = {},
+  { signal, adapter = null }: { readonly signal?: AbortSignal; readonly adapter?: WeightAdapter | null } = {},
 ): Promise<Evaluation> {
   let sum = 0
   let tokens = 0
@@ -113,7 +116,7 @@ export async function evaluate(
       scope(() =>
         noGrad(() => {
           const { ids, labels, positions, first } = upload(model, batch)
-          return model.loss(ids, labels, { positions, first })
+          return model.loss(ids, labels, { positions, first, adapter })
         }),
       ),
     )

@@ -6,7 +6,8 @@ import { ConfigError } from '../runtime/errors.ts'
 import { checkOptions } from '../runtime/options.ts'
 import { EventQueue, type TrainerEvent } from './events.ts'
 import { completeOptions, type TrainerOptions, type TrainerSettings } from './options.ts'
-import { Run, type TrainTarget } from './run.ts'
+import { Run } from './run.ts'
+import { type Subject, subjectOf, type TrainTarget } from './subject.ts'
 
 export interface TrainSummary {
   readonly steps: number
@@ -22,14 +23,15 @@ export interface TrainSummary {
  * killed, exact resume. The event loop stays free; the run goes on whether or not its events are read.
  */
 export class Trainer {
-  readonly #target: TrainTarget
+  readonly #subject: Subject
   readonly #settings: TrainerSettings
   #running = false
 
   /** @throws ConfigError, ValueError naming the option */
   constructor(model: CausalLm | TrainTarget, options: TrainerOptions) {
     this.#settings = completeOptions(options)
-    this.#target = model instanceof CausalLm ? plainTarget(model) : model
+    const target = model instanceof CausalLm ? plainTarget(model) : model
+    this.#subject = subjectOf(target, this.#settings.adapter)
   }
 
   /**
@@ -45,7 +47,7 @@ export class Trainer {
     const queue = new EventQueue()
     let run: Run
     try {
-      run = new Run(this.#target, this.#settings, (event) => queue.push(event))
+      run = new Run(this.#subject, this.#settings, (event) => queue.push(event))
     } catch (error) {
       this.#running = false
       throw error
