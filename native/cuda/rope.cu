@@ -61,10 +61,11 @@ template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads) Rotate(const RopeArgs args) {
   constexpr int kPack = kVector ? 16 / sizeof(T) : 1;
   using Vector = Pack<T, kPack>;
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  // 32 bits: a 64-bit division is a call
+  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= args.count) return;
-  const int64_t item = index % args.items, row = index / args.items;
-  const int64_t b = row / args.T, t = row % args.T;
+  const uint32_t items = static_cast<uint32_t>(args.items), length = static_cast<uint32_t>(args.T);
+  const int64_t item = index % items, b = index / items / length, t = index / items % length;
   const int64_t h0 = blockIdx.y * kHeads;
   const int heads = static_cast<int>(args.H - h0 < kHeads ? args.H - h0 : kHeads);
   const T* x = static_cast<const T*>(args.x) + b * args.x_stride[0] + t * args.x_stride[1] +
@@ -176,6 +177,7 @@ void Forward(const Arguments& in) {
       half % pack == 0 && args.rest % pack == 0 && RowsAligned16(x) && RowsAligned16(y);
   args.items = (half + args.rest) / (vector ? pack : 1);
   args.count = B * T * args.items;
+  Require(args.count <= 0xffffff00, ErrorCode::kShape, "rope: x is too large for CUDA");
   const Grid grid{dim3(static_cast<unsigned>(CeilDiv(args.count, kThreads)),
                        static_cast<unsigned>(CeilDiv(H, kHeads))),
                   kThreads};
