@@ -313,7 +313,8 @@ export class Run {
    * @throws DivergedError naming the checkpoint to go back to
    */
   async #refuseBadState(folder: CheckpointFolder): Promise<void> {
-    const trained = this.#target.model.parameters().filter(({ requiresGrad }) => requiresGrad)
+    const parameters = [...this.#subject.parameters().values()]
+    const trained = parameters.filter(({ requiresGrad }) => requiresGrad)
     const state = [...trained, ...this.#optimizer.stateDict().values()]
     if (await allFinite(state)) return
     const newest = (await folder.steps()).at(-1)
