@@ -46,9 +46,9 @@ export interface DecodingInputs {
   readonly reading: Reading
   /** Tokens of each row from its very first, for the repetition penalty. */
   readonly histories: readonly Int32Array[]
-  /** Number of each row in the whole batch, on which its draws depend. */
-  readonly rowNumbers: readonly number[]
-  readonly adapter: WeightAdapter | null
+  /** Number of each row in the whole batch, on which its draws depend; 0, 1, ... when left out. */
+  readonly rowNumbers?: readonly number[]
+  readonly adapter?: WeightAdapter | null
   readonly settings: GenerateSettings
   readonly queue: Queue
 }
@@ -59,7 +59,8 @@ export interface DecodingInputs {
  * @throws the signal's reason when it aborts before the first step; after that an abort ends the steps
  */
 export async function* decode(inputs: DecodingInputs): AsyncGenerator<DecodedStep, void, void> {
-  const { model, prompts, cache, queue, settings, reading, adapter, histories, rowNumbers } = inputs
+  const { model, prompts, cache, queue, settings, reading, histories, adapter = null } = inputs
+  const { rowNumbers = [...prompts.keys()] } = inputs
   const { signal, maxNewTokens } = settings
   signal?.throwIfAborted()
   const rows = prompts.length

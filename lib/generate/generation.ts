@@ -135,7 +135,7 @@ export async function* generateRows(inputs: GenerationInputs): AsyncGenerator<Ro
     cache,
     reading,
     histories: prompts,
-    rowNumbers: inputs.rowNumbers ?? prompts.map((_, row) => row),
+    ...(inputs.rowNumbers && { rowNumbers: inputs.rowNumbers }),
     adapter: inputs.adapter ?? null,
     settings,
     queue: generationQueue(model.inputEmbedding),

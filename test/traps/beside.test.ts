@@ -52,8 +52,6 @@ async function run(name: string, beside: boolean): Promise<{ out: string; answer
       cache,
       reading: { standing: 0 },
       histories: [prompt],
-      rowNumbers: [0],
-      adapter: null,
       settings,
       queue,
     })
