@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Device, type DType, scope, type Tensor, type TensorData, tensor, zeros } from 'fuselm'
-import { bestLimits, type Limits, measureLimits } from './limits.ts'
+import { bestLimits, type Limits, measureLimits, parseLimits } from './limits.ts'
 import { findTorch, PythonPeer } from './peers/python.ts'
 import { percentile } from './percentile.ts'
 
@@ -290,12 +290,19 @@ async function startPeer(folder: string, table: Float32Array): Promise<PythonPee
   }
   const normals = join(folder, 'normals.f32')
   await writeFile(normals, new Uint8Array(table.buffer))
-  const { isa, threads } = Device.default()
+  const { isa, threads, kind } = Device.default()
   return PythonPeer.start(torch.python, {
     program: fileURLToPath(new URL('../../bench/peers/ops_torch.py', import.meta.url)),
-    arguments: { normals, threads },
+    arguments: { normals, threads, device: kind },
     isa,
   })
+}
+
+async function limitsOf(peer: PythonPeer | null): Promise<Limits> {
+  const { isa, threads, kind } = Device.default()
+  if (kind === 'cpu') return measureLimits(isa, threads)
+  if (peer === null) throw new Error('on a GPU it is PyTorch that measures the limits: --peers')
+  return parseLimits(await peer.ask({ limits: true }))
 }
 
 /**
@@ -311,16 +318,15 @@ export async function compareAll(argv: readonly string[], cases: readonly Case[]
     `${kernel} ${shape} ${dtype}`.includes(values.only),
   )
   if (chosen.length === 0) throw new Error(`--only ${values.only}: no such case`)
-  const { isa, threads } = Device.default()
   const table = normalTable()
   const folder = await mkdtemp(join(tmpdir(), 'fuselm-bench-'))
   let peer: PythonPeer | null = null
   try {
-    const before = measureLimits(isa, threads)
     if (values.peers) peer = await startPeer(folder, table)
+    const before = await limitsOf(peer)
     const timed: Timed[] = []
     for (const given of chosen) timed.push(await compare(given, peer, table, folder))
-    const limits = bestLimits([before, measureLimits(isa, threads)])
+    const limits = bestLimits([before, await limitsOf(peer)])
     const rows = timed.map((each) => row(each, limits))
     const ratios = rows.flatMap(({ ratio }) => (ratio === undefined ? [] : [ratio]))
     return {

@@ -2,7 +2,7 @@
 //
 //   npm run bench -- gemm [--peers] [--only "linear.dw 4096"] [--json]
 
-import { noGrad, ops, registeredOps, type Tensor } from 'fuselm'
+import { Device, noGrad, ops, registeredOps, type Tensor } from 'fuselm'
 import { type Case, type Comparison, compareAll, type FloatType } from './compare.ts'
 
 /** Rows, inputs, outputs of the layer. */
@@ -12,6 +12,16 @@ const SHAPES = [
   [4096, 768, 3072],
   [2048, 2048, 2048],
   [512, 768, 50304],
+] as const
+const GPU_SHAPES = [
+  [4096, 768, 768],
+  [32768, 768, 2304],
+  [32768, 768, 4096],
+  [32768, 2048, 768],
+  [8192, 4096, 4096],
+  [8192, 8192, 8192],
+  [16, 4096, 11008],
+  [1, 4096, 4096],
 ] as const
 type Given = Readonly<Record<string, Tensor>>
 
@@ -31,7 +41,7 @@ function dw({ dy, x, dw }: Given): void {
   call('linear.dw', [dy as Tensor, x as Tensor, dw as Tensor, null], [0])
 }
 
-function cases(dtype: FloatType, [m, k, n]: (typeof SHAPES)[number]): Case[] {
+function cases(dtype: FloatType, [m, k, n]: readonly [number, number, number]): Case[] {
   const x = { shape: [m, k] }
   const weight = { shape: [n, k] }
   const dy = { shape: [m, n] }
@@ -75,6 +85,7 @@ function cases(dtype: FloatType, [m, k, n]: (typeof SHAPES)[number]): Case[] {
 }
 
 export function run(argv: readonly string[]): Promise<Comparison> {
-  const all = (['bf16', 'f32'] as const).flatMap((dtype) => SHAPES.flatMap((shape) => cases(dtype, shape)))
+  const shapes = Device.default().kind === 'cpu' ? SHAPES : GPU_SHAPES
+  const all = (['bf16', 'f32'] as const).flatMap((dtype) => shapes.flatMap((shape) => cases(dtype, shape)))
   return compareAll(argv, all)
 }

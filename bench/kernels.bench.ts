@@ -7,6 +7,7 @@
 
 import { readdirSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import type { Device } from 'fuselm'
 import { profiling, registeredOps } from '../lib/ops/registry.ts'
 import { type BenchCase, type CaseInputs, inputSpec, type OpCases } from '../test/ops/cases.ts'
 import { random } from '../test/ops/random.ts'
@@ -15,7 +16,6 @@ import {
   backwardAll,
   closeDevice,
   type Dev,
-  type IsaLevel,
   isFloating,
   machineLevels,
   makeTensor,
@@ -55,7 +55,7 @@ interface Row {
   readonly kernel: string
   readonly shapes: string
   readonly dtype: MatrixDType
-  readonly level: IsaLevel
+  readonly level: Device['isa']
   readonly ms: number
   readonly gigabytesPerSecond: number
   readonly gigaflopsPerSecond: number | undefined

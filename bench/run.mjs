@@ -2,7 +2,8 @@
 // `npm run bench -- <name> [--json] [its own options]`: builds, compiles bench/<name>.bench.ts into
 // build/bench and calls its run(argv). What it returns goes into bench/results with the commit and
 // the machine; its `rows` are printed as a table, or all of it as one JSON object with --json. A text
-// that it returns is printed instead.
+// that it returns is printed instead. --compile only compiles; --built takes build/bench as it is, for
+// hosts that cannot build.
 
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
@@ -64,16 +65,25 @@ function printTable(rows) {
 
 const argv = process.argv.slice(2)
 const json = argv.includes('--json')
+const built = argv.includes('--built')
 const name = argv.find((arg) => !arg.startsWith('-'))
-if (name === undefined || !existsSync(join(folder, `${name}.bench.ts`))) {
+const known =
+  name !== undefined && (built ? existsSync(join(out, `${name}.bench.js`)) : names().includes(name))
+if (!known) {
   console.error(`usage: npm run bench -- <name> [--json]; names: ${names().join(', ')}`)
   process.exit(2)
 }
-
-buildToStderr()
-buildAll()
-const { run } = await import(pathToFileURL(compile(name)).href)
-const result = await run(argv.filter((arg) => arg !== '--json' && arg !== name))
+if (argv.includes('--compile')) {
+  compile(name)
+  process.exit(0)
+}
+if (!built) {
+  buildToStderr()
+  buildAll()
+}
+const program = built ? join(out, `${name}.bench.js`) : compile(name)
+const { run } = await import(pathToFileURL(program).href)
+const result = await run(argv.filter((arg) => arg !== '--json' && arg !== '--built' && arg !== name))
 if (typeof result === 'string') {
   console.log(result)
   process.exit(0)

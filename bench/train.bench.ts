@@ -1,6 +1,6 @@
 // How fast is a training step, beside PyTorch on the same weights and tokens?
 //
-//   npm run bench -- train --model 10M [--dtype bf16|f32] [--peers] [--steps 20] [--json]
+//   npm run bench -- train --model 10M [--dtype bf16|f32] [--batch 32] [--peers] [--steps 20] [--json]
 
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -38,15 +38,19 @@ export async function run(argv: readonly string[]): Promise<unknown> {
       model: { type: 'string', default: '10M' },
       dtype: { type: 'string', default: 'bf16' },
       steps: { type: 'string' },
+      batch: { type: 'string' },
       peers: { type: 'boolean', default: false },
     },
   })
   const name = modelName(values.model)
   const { dtype } = values
   if (dtype !== 'bf16' && dtype !== 'f32') throw new Error('--dtype must be bf16 or f32')
-  const { batch, context } = shapes[name]
-  const samples = Number(values.steps ?? (name === '124M' ? 3 : 20))
-  const ours = trainer(name, dtype)
+  const { context } = shapes[name]
+  const batch = Number(values.batch ?? shapes[name].batch)
+  if (!Number.isInteger(batch) || batch < 1) throw new Error('--batch must be a whole number above 0')
+  const slow = name === '124M' && Device.default().kind === 'cpu'
+  const samples = Number(values.steps ?? (slow ? 3 : 20))
+  const ours = trainer(name, dtype, batch)
   const contestants: Contestant[] = [contestant(ours)]
   const folder = await mkdtemp(join(tmpdir(), 'fuselm-bench-'))
   try {
@@ -58,7 +62,7 @@ export async function run(argv: readonly string[]): Promise<unknown> {
     for (const c of contestants) losses.set(c.name, (await c.run(WARM_UP)).losses)
     checkLosses(losses, LOSS_TOLERANCE[dtype])
     // interleaved: a slow minute of the machine falls on all alike
-    const turn = name === '124M' ? 1 : 5
+    const turn = slow ? 1 : 5
     for (let done = 0; done < samples; done += turn) {
       for (const c of contestants) {
         const { seconds, cpuSeconds, peakRssBytes } = await c.run(Math.min(turn, samples - done))
@@ -85,6 +89,8 @@ export async function run(argv: readonly string[]): Promise<unknown> {
     return {
       model: name,
       dtype,
+      batch,
+      device: Device.default().name,
       threads: Device.default().threads,
       tokensPerSecond,
       ...(best > 0 && { ratioToBestPeer: tokensPerSecond / best }),
@@ -158,6 +164,7 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
         'weight-decay': settings.weightDecay,
         'clip-norm': settings.clipNorm,
         threads: Device.default().threads,
+        device: Device.default().kind,
       },
       isa: Device.default().isa,
     })

@@ -56,8 +56,12 @@ function randomIds(count: number, vocabSize: number): Int32Array {
   })
 }
 
-export function trainer(name: ModelName, dtype: 'f32' | 'bf16' = 'bf16'): TrainedModel {
-  const { batch, context } = shapes[name]
+export function trainer(
+  name: ModelName,
+  dtype: 'f32' | 'bf16' = 'bf16',
+  batch: number = shapes[name].batch,
+): TrainedModel {
+  const { context } = shapes[name]
   const size = batch * context
   const model = new Llama(referenceModels[name], { dtype, seed: 1 })
   const config: LlamaConfig = model.config

@@ -97,6 +97,7 @@ export {
 export { type CudaStatus, cudaStatus } from './runtime/cuda.ts'
 export {
   Device,
+  type DeviceName,
   type DeviceOptions,
   ISA_LEVELS,
   type IsaLevel,

@@ -2,6 +2,7 @@
 // `npm run build`: the addon through cmake-js, the types through tsc, the code through esbuild.
 // Does only what is out of date. Also called by the test, quickstart and bench scripts.
 //   --cuda    also the CUDA plugin, wherever nvcc is (otherwise only where a driver is, too)
+//   --cuda-emulated   also its kernels compiled for the CPU, for tests without a GPU (x86-64)
 //   --addon   the addon only
 
 import { spawnSync } from 'node:child_process'
@@ -75,6 +76,21 @@ export function buildCuda() {
   run('cmake', ['--build', out, '--parallel', String(availableParallelism())], env)
 }
 
+/** For the tests of kernels on machines without a GPU; needs no CUDA toolkit. */
+export function buildCudaEmulated() {
+  if (process.arch !== 'x64') return
+  const generator = findTool('ninja') ? 'Ninja' : 'Unix Makefiles'
+  const out = join(root, 'build', 'cuda-emulated')
+  const quiet = ['--log-level=WARNING', '-Wno-dev']
+  const source = 'native/cuda/emulate'
+  run(
+    'cmake',
+    ['-S', source, '-B', out, '-G', generator, '-DCMAKE_BUILD_TYPE=Release', ...quiet],
+    buildEnvironment(),
+  )
+  run('cmake', ['--build', out, '--parallel', String(availableParallelism())], buildEnvironment())
+}
+
 function hasDriver() {
   return existsSync('/dev/nvidiactl') || existsSync('/proc/driver/nvidia/version')
 }
@@ -143,6 +159,7 @@ export function buildAll(args = []) {
   buildAddon()
   if (args.includes('--addon')) return
   if (args.includes('--cuda') || (hasDriver() && findTool('nvcc'))) buildCuda()
+  if (args.includes('--cuda-emulated')) buildCudaEmulated()
   buildLibrary()
 }
 

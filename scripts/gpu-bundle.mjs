@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 // `npm run gpu-bundle`: one archive that proves the build on a bare GPU host, where nothing is
 // installed: Node itself, the addon, the CUDA plugin, the compiled op matrix with its goldens, the
-// CUDA test program, and run.sh, which runs them and prints a table. At most 50 MB.
+// CUDA test program, the benches, and run.sh, which runs them and prints a table. At most 50 MB.
+// Benches have their PyTorch peers where the host's python3 has torch.
 //
 //   npm run gpu-bundle -- [--check [op ...]]
 //
@@ -26,15 +27,22 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { buildAll } from './build.mjs'
 
+const BENCHES = ['attention', 'gemm', 'norms', 'adamw', 'loss', 'int8', 'train']
 const LIMIT_BYTES = 50e6
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const stage = join(root, 'build/gpu-bundle/fuselm-gpu')
 const archive = join(root, 'build/gpu-bundle/fuselm-gpu.tar.xz')
 
 const RUN = `#!/bin/sh
-# Runs every part and prints a table; exits 1 when one failed. Arguments: ops, all by default.
+# Runs every part and prints a table; exits 1 when one failed.
+#   run.sh [part ...] [-- op ...]    parts: cuda cpu parity memcheck racecheck bench
+# Without arguments: all but the sanitizers and benches, which take minutes. bench writes bench/results.
 cd "$(dirname "$0")" || exit 1
-unset FUSELM_ADDON FUSELM_ISA FUSELM_THREADS FUSELM_CUDA_PLUGIN
+unset FUSELM_ADDON FUSELM_ISA FUSELM_THREADS FUSELM_CUDA_PLUGIN FUSELM_LEVELS
+parts=''
+while [ $# -gt 0 ] && [ "$1" != -- ]; do parts="$parts $1"; shift; done
+[ "$1" = -- ] && shift
+[ -n "$parts" ] || parts='cuda cpu parity'
 chmod +x node build/Release/fuselm_cuda_test
 mkdir -p logs
 worst=0
@@ -55,8 +63,24 @@ part() { # NAME COMMAND...
 }
 part node ./node --version
 part status ./node status.mjs
-part cuda build/Release/fuselm_cuda_test build/Release/libfuselm_cuda.so
-part ops ./node test/ops/main.js "$@"
+chosen() { case " $parts " in *" $1 "*) return 0 ;; esac; return 1; }
+sanitizer() { # TOOL, then ops
+  tool=$1; shift
+  FUSELM_LEVELS=cuda part "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 ./node test/ops/main.js "$@"
+}
+if chosen cuda; then
+  part cuda build/Release/fuselm_cuda_test build/Release/libfuselm_cuda.so
+  FUSELM_LEVELS=cuda part matrix ./node test/ops/main.js "$@"
+fi
+if chosen cpu; then FUSELM_LEVELS=generic,avx2,avx512,avx512bf16,amx part ops ./node test/ops/main.js "$@"; fi
+if chosen parity; then part parity ./node test/cuda/main.js 100; fi
+if chosen memcheck; then sanitizer memcheck "$@"; fi
+if chosen racecheck; then sanitizer racecheck "$@"; fi
+if chosen bench; then
+  export FUSELM_DEVICE=cuda
+  for name in attention gemm norms adamw loss int8; do part "$name" ./node bench/run.mjs "$name" --built --peers; done
+  part train ./node bench/run.mjs train --built --peers --model 124M --batch 16
+fi
 cat logs/status.log
 printf '\\n%s' "$table"
 exit $worst
@@ -93,8 +117,8 @@ function pack() {
         types: ['node'],
         typeRoots: [join(root, 'node_modules/@types')],
       },
-      include: [join(root, 'lib'), join(root, 'test/ops')],
-      exclude: [join(root, 'test/ops/**/*.test.ts')],
+      include: [join(root, 'lib'), join(root, 'test/ops'), join(root, 'test/cuda')],
+      exclude: [join(root, 'test/**/*.test.ts')],
     }),
   )
   const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
@@ -110,7 +134,21 @@ function pack() {
     const place = join('node_modules', name)
     cpSync(join(root, place), join(stage, place), { recursive: true })
   }
-  writeFileSync(join(stage, 'package.json'), '{ "name": "fuselm", "type": "module" }\n')
+  // Benches import the package by its name.
+  const about = { name: 'fuselm', type: 'module', exports: { '.': './dist/index.js' } }
+  writeFileSync(join(stage, 'package.json'), `${JSON.stringify(about)}\n`)
+  cpSync(join(root, 'dist'), join(stage, 'dist'), {
+    recursive: true,
+    filter: (file) => !/\.(map|d\.ts)$/.test(file),
+  })
+  for (const name of BENCHES) run(process.execPath, ['bench/run.mjs', name, '--compile'])
+  for (const part of ['bench/run.mjs', 'bench/peers', 'scripts/build.mjs']) {
+    cpSync(join(root, part), join(stage, part), { recursive: true })
+  }
+  for (const name of BENCHES) {
+    const file = `build/bench/${name}.bench.js`
+    cpSync(join(root, file), join(stage, file))
+  }
   writeFileSync(join(stage, 'status.mjs'), STATUS)
   writeFileSync(join(stage, 'run.sh'), RUN, { mode: 0o755 })
   copyFileSync(process.execPath, join(stage, 'node'))
@@ -125,7 +163,10 @@ function check(ops) {
   const folder = mkdtempSync(join(tmpdir(), 'fuselm-gpu-'))
   try {
     execFileSync('tar', ['-C', folder, '-xf', archive])
-    run('sh', ['fuselm-gpu/run.sh', ...ops], { cwd: folder, env: { PATH: '/usr/bin:/bin' } })
+    run('sh', ['fuselm-gpu/run.sh', 'cuda', 'cpu', 'parity', '--', ...ops], {
+      cwd: folder,
+      env: { PATH: '/usr/bin:/bin' },
+    })
   } finally {
     rmSync(folder, { recursive: true })
   }

@@ -23,7 +23,7 @@ if (times !== undefined) env.FUSELM_CRASH_TIMES = times
 if (take('--crash', false)) args.unshift('test/crash')
 
 try {
-  buildAll()
+  buildAll(['--cuda-emulated'])
 } catch (error) {
   console.error(`build: ${error.message}`)
   process.exit(1)

@@ -4,6 +4,7 @@ Prints one JSON object when ready, then one per command read from standard input
   {"prepare": {"work": name, ...arguments}, "dtype": d, "inputs": {...}, "outputs": path}
       makes the inputs, writes the results as float32 to the path, answers {"modes": [...]}
   {"time": mode, "calls": n}    {"seconds": s} of n calls
+  {"limits": true}              what a GPU does at most (bench/limits.ts)
   {"forget": true}              {} once the tensors are gone
 A command that fails is answered by {"error": "..."}.
 
@@ -20,21 +21,30 @@ import time
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+device = torch.device("cpu")  # set by --device
+
+
+def settle():
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
 def make(given, dtype, normals):
     if "zeros" in given:
-        return torch.zeros(given["shape"])
+        return torch.zeros(given["shape"], device=device)
     size = int(np.prod(given["shape"]))
     if "below" in given:
         ids = (np.arange(size, dtype=np.int64) * 7919 + 13) % given["below"]
-        return torch.from_numpy(ids).view(given["shape"])
+        return torch.from_numpy(ids).view(given["shape"]).to(device)
     table = np.roll(normals, -given["offset"])
     values = np.resize(table, size) * np.float32(given.get("scale", 1))
     t = torch.from_numpy(values.astype(np.float32, copy=False)).view(given["shape"])
-    t = t.to(DTYPES[given.get("dtype", dtype)])
+    t = t.to(DTYPES[given.get("dtype", dtype)]).to(device)
     return t.requires_grad_(given.get("grad", False))
 
 
@@ -90,7 +100,21 @@ def attention(i, backward):
 
         return run
 
-    return {"transposed": mode(lambda t: t), "contiguous": mode(lambda t: t.contiguous())}
+    modes = {"transposed": mode(lambda t: t), "contiguous": mode(lambda t: t.contiguous())}
+    if device.type == "cuda":
+
+        def only(backend):
+            plain = modes["contiguous"]
+
+            def run():
+                with sdpa_kernel(backend):
+                    return plain()
+
+            return run
+
+        modes["flash"] = only(SDPBackend.FLASH_ATTENTION)
+        modes["cudnn"] = only(SDPBackend.CUDNN_ATTENTION)
+    return modes
 
 
 def pointwise(f, names):
@@ -197,11 +221,51 @@ WORK = {
 }
 
 
+def limits():
+    """What the GPU does at most, as PyTorch reaches it: for benches on a GPU, which have no other."""
+
+    def best_seconds(run, calls):
+        times = []
+        for _ in range(5):
+            settle()
+            start = time.perf_counter()
+            for _ in range(calls):
+                run()
+            settle()
+            times.append((time.perf_counter() - start) / calls)
+        return min(times)
+
+    def product(n, dtype):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        return 2 * n**3 / best_seconds(lambda: a @ b, 4) / 1e9
+
+    def int8_product(n):
+        a, b = (torch.randint(-127, 127, (n, n), device=device, dtype=torch.int8) for _ in range(2))
+        return 2 * n**3 / best_seconds(lambda: torch._int_mm(a, b), 4) / 1e9
+
+    x = torch.randn(1 << 28, device=device)
+    y = torch.empty_like(x)
+    copy = 2 * x.nbytes / best_seconds(lambda: y.copy_(x), 4) / 1e9
+    write = x.nbytes / best_seconds(lambda: y.fill_(1.0), 4) / 1e9
+    del x, y
+    return {
+        "f32Gflops": product(4096, torch.float32),
+        "bf16Gflops": product(8192, torch.bfloat16),
+        "int8Gops": int8_product(8192),
+        "readGBs": copy,
+        "copyGBs": copy,
+        "writeGBs": write,
+    }
+
+
 def main():
+    global device
     p = argparse.ArgumentParser()
     p.add_argument("--normals", required=True)
     p.add_argument("--threads", type=int, required=True)
+    p.add_argument("--device", choices=["cpu", "cuda"], required=True)
     a = p.parse_args()
+    device = torch.device(a.device)
     torch.set_num_threads(a.threads)
     normals = np.fromfile(a.normals, dtype=np.float32)
     modes = {}
@@ -214,7 +278,7 @@ def main():
         first, *others = made
         results = made[first]()
         flat = [t.detach().float().reshape(-1) for t in results]
-        torch.cat(flat).numpy().tofile(command["outputs"])
+        torch.cat(flat).cpu().numpy().tofile(command["outputs"])
         modes[first] = made[first]
         for name in others:
             try:  # torch.compile wants a C++ compiler, for one
@@ -226,9 +290,11 @@ def main():
 
     def measure(command):
         run = modes[command["time"]]
+        settle()
         start = time.perf_counter()
         for _ in range(command["calls"]):
             run()
+        settle()
         return {"seconds": time.perf_counter() - start}
 
     print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
@@ -239,6 +305,8 @@ def main():
                 answer = prepare(command)
             elif "time" in command:
                 answer = measure(command)
+            elif "limits" in command:
+                answer = limits()
             else:
                 modes.clear()
                 gc.collect()

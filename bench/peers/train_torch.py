@@ -124,6 +124,7 @@ def main():
     p.add_argument("--weight-decay", type=float, required=True)
     p.add_argument("--clip-norm", type=float, required=True)
     p.add_argument("--threads", type=int, required=True)
+    p.add_argument("--device", choices=["cpu", "cuda"], required=True)
     a = p.parse_args()
 
     torch.set_num_threads(a.threads)
@@ -131,6 +132,7 @@ def main():
     model = Llama(c)
     # tied: the head is the embedding, so the file has no lm_head.weight
     model.load_state_dict(read_safetensors(a.weights), strict=True)
+    model.to(a.device)
     decay = [q for q in model.parameters() if q.ndim > 1]
     plain = [q for q in model.parameters() if q.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -141,13 +143,14 @@ def main():
         fused=True,
     )
     tokens = torch.from_numpy(np.fromfile(a.tokens, dtype=np.int32).astype(np.int64)).view(-1, a.batch, a.context)
+    tokens = tokens.to(a.device)
     half = c["head_dim"] // 2
     inverse = 1.0 / (c["rope_theta"] ** (torch.arange(0, half, dtype=torch.float32) * 2 / c["head_dim"]))
     phase = torch.outer(torch.arange(a.context, dtype=torch.float32), inverse).repeat(1, 2)
-    cos, sin = phase.cos(), phase.sin()
+    cos, sin = phase.cos().to(a.device), phase.sin().to(a.device)
 
     forward = torch.compile(model) if a.mode == "compile" else model
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=a.dtype == "bf16")
+    autocast = torch.autocast(a.device, dtype=torch.bfloat16, enabled=a.dtype == "bf16")
     done = 0
 
     def step():

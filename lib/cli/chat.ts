@@ -2,16 +2,19 @@ import { createInterface } from 'node:readline/promises'
 import { Decoder } from '../decoder/decoder.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { type Command, fail } from './command.ts'
+import { deviceOption, useDevice } from './device.ts'
 import { SAMPLING, samplingOf } from './generate.ts'
 
 export const chat: Command = {
   summary: 'talks with a model that has a chat template; an empty line or Ctrl-D ends it',
   options: {
+    ...deviceOption,
     model: { type: 'string', value: 'dir', help: 'folder of the model' },
     system: { type: 'string', help: 'what the model is told first' },
     ...SAMPLING,
   },
   async run(args) {
+    useDevice(args)
     using decoder = await Decoder.load(args.required('model'))
     if (decoder.tokenizer.chatTemplate === null) fail('this model has no chat template; use fuselm generate')
     using session = decoder.session()

@@ -1,11 +1,13 @@
 import { TextDataset } from '../data/dataset.ts'
 import { Decoder } from '../decoder/decoder.ts'
 import type { Command } from './command.ts'
+import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
 
 export const evaluation: Command = {
   summary: 'loss and perplexity of a model on text',
   options: {
+    ...deviceOption,
     model: { type: 'string', value: 'dir', help: 'folder of the model' },
     data: { type: 'string', value: 'file|folder|glob', many: true, help: 'text to judge by' },
     context: { type: 'number', help: "tokens of a row (the model's, at most 1024)" },
@@ -14,6 +16,7 @@ export const evaluation: Command = {
   },
   async run(args) {
     const files = await expandFiles('data', args.texts('data'))
+    useDevice(args)
     using decoder = await Decoder.load(args.required('model'))
     const contextLength = args.number('context') ?? Math.min(1024, decoder.model.size.maxPositionEmbeddings)
     const { tokenizer } = decoder

@@ -1,6 +1,7 @@
 import { Decoder } from '../decoder/decoder.ts'
 import type { GenerateOptions } from '../generate/options.ts'
 import type { Arguments, Command, OptionSpec } from './command.ts'
+import { deviceOption, useDevice } from './device.ts'
 
 export const SAMPLING: Readonly<Record<string, OptionSpec>> = {
   'max-new-tokens': { type: 'number', help: 'tokens at most (256)' },
@@ -26,11 +27,13 @@ export function samplingOf(args: Arguments): GenerateOptions {
 export const generate: Command = {
   summary: 'continues a text',
   options: {
+    ...deviceOption,
     model: { type: 'string', value: 'dir', help: 'folder of the model' },
     prompt: { type: 'string', help: 'text to continue' },
     ...SAMPLING,
   },
   async run(args) {
+    useDevice(args)
     using decoder = await Decoder.load(args.required('model'))
     const prompt = args.required('prompt')
     const controller = new AbortController()

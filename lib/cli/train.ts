@@ -8,6 +8,7 @@ import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { Progress } from '../train/progress.ts'
 import { Trainer } from '../train/trainer.ts'
 import { type Arguments, type Command, fail, type OptionSpec } from './command.ts'
+import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
 
 const DTYPES = ['f32', 'bf16'] as const
@@ -49,7 +50,7 @@ export const train: Command = {
     accumulate: { type: 'number', help: 'micro-batches of a step (1)' },
     'learning-rate': { type: 'number', help: 'highest learning rate (1e-3)' },
     dtype: { type: 'string', value: 'f32|bf16', help: 'of the matrices (bf16)' },
-    device: { type: 'string', value: 'auto|cpu|cuda', help: 'where it runs (auto)' },
+    ...deviceOption,
     seed: { type: 'number', help: 'of weights and order (0)' },
     'hold-out': { type: 'number', help: 'share of the text for validation; 0 is none (0.05)' },
     'save-every': { type: 'number', help: 'steps between checkpoints (200)' },
@@ -61,9 +62,7 @@ export const train: Command = {
     const paths = args.texts('data')
     const files = await expandFiles('data', paths)
     if (args.flag('resume') && args.flag('overwrite')) fail('--resume and --overwrite exclude each other')
-    if (args.oneOf('device', ['auto', 'cpu', 'cuda'] as const) === 'cuda') {
-      fail('--device cuda: training runs on the CPU in this version; see fuselm doctor')
-    }
+    useDevice(args)
     args.oneOf('dtype', DTYPES)
     await claim(out, args)
 

@@ -9,7 +9,7 @@ import type { LayerCall, Linear } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
 import { type LinearOperand, linear } from '../ops/linear.ts'
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.ts'
-import type { Device } from '../runtime/device.ts'
+import type { Device, DeviceName } from '../runtime/device.ts'
 import { shapeError, ValueError } from '../runtime/errors.ts'
 import { checkInteger } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
@@ -56,7 +56,8 @@ export interface ModelOptions {
   readonly dtype?: ParameterDType
   /** Of the initial weights. Default 0. */
   readonly seed?: number
-  readonly device?: Device
+  /** Where the weights live and the model runs. Default: {@link Device.default}. */
+  readonly device?: Device | DeviceName
   /** For loaders: Linears have no weights of their own until they are given some. Default false. */
   readonly deferLinears?: boolean
 }

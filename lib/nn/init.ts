@@ -4,7 +4,7 @@
 import { ones, zeros } from '../ops/create.ts'
 import { randn } from '../ops/normal.ts'
 import { randomKey } from '../ops/random.ts'
-import type { Device } from '../runtime/device.ts'
+import { Device, type DeviceName } from '../runtime/device.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
@@ -13,7 +13,7 @@ import { parameter } from './module.ts'
 export type ParameterDType = 'f32' | 'bf16' | 'f64'
 
 export interface InitOptions {
-  readonly device: Device
+  readonly device: Device | DeviceName
   readonly seed: number
   /** Of matrices. Vectors (norms, biases) are f32, or f64 beside f64 matrices. */
   readonly dtype: ParameterDType
@@ -30,7 +30,7 @@ export class Initializer {
   #call = 0
 
   constructor({ device, seed, dtype, deferLinears = false }: InitOptions) {
-    this.device = device
+    this.device = Device.of(device)
     this.dtype = dtype
     this.#seed = seed
     this.#deferLinears = deferLinears

@@ -24,9 +24,12 @@ import type { Storage } from './storage.ts'
 export const ISA_LEVELS = ['generic', 'avx2', 'avx512', 'avx512bf16', 'amx'] as const
 export type IsaLevel = (typeof ISA_LEVELS)[number]
 
+/** `auto`: the first GPU where one is usable, else the CPU. `cuda` is `cuda:0`. */
+export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
+
 export interface DeviceOptions {
-  /** `cpu`. Default: FUSELM_DEVICE, else `cpu`. */
-  device?: 'cpu'
+  /** Default: FUSELM_DEVICE, else `cpu`. */
+  device?: DeviceName
   /** Worker threads. Default: FUSELM_THREADS, else the CPUs this process may use. */
   threads?: number
   /** Highest instruction level to use. Default: FUSELM_ISA, else the machine's. */
@@ -42,9 +45,20 @@ export interface DeviceOptions {
   guard?: boolean
   /** Path of the addon. Default: FUSELM_ADDON, else the usual places. */
   addon?: string
+  /** Path of the CUDA plugin. Default: FUSELM_CUDA_PLUGIN, else beside the addon. */
+  cudaPlugin?: string
 }
 
-const OPTION_NAMES = ['device', 'threads', 'isa', 'memoryLimit', 'maxBytesInFlight', 'guard', 'addon']
+const OPTION_NAMES = [
+  'device',
+  'threads',
+  'isa',
+  'memoryLimit',
+  'maxBytesInFlight',
+  'guard',
+  'addon',
+  'cudaPlugin',
+]
 /** Of the command format (native/core/runtime.h). */
 const FIRST_KERNEL_CODE = 16
 const MAX_BUFFER_ID = 2 ** 24 - 1
@@ -89,7 +103,7 @@ function oneOf<T extends string>(where: string, value: string, known: readonly T
   )
 }
 
-function named<T extends string>(
+function choice<T extends string>(
   option: string | undefined,
   name: string,
   variable: string,
@@ -101,14 +115,35 @@ function named<T extends string>(
   return text === undefined || text === '' ? otherwise : oneOf(variable, text, known)
 }
 
+/** Which device a name means; `auto` asks the plugin. */
+function place(
+  addon: NativeAddon,
+  name: string | undefined,
+  plugin: string,
+): { kind: 'cpu' | 'cuda'; ordinal: number } {
+  const text = name ?? (process.env['FUSELM_DEVICE'] || 'cpu')
+  const where = name === undefined ? 'FUSELM_DEVICE' : 'Device.open: device'
+  const numbered = /^cuda:(\d{1,3})$/.exec(text)
+  if (numbered !== null) return { kind: 'cuda', ordinal: Number(numbered[1]) }
+  const kind = oneOf(where, text, ['auto', 'cpu', 'cuda'] as const)
+  if (kind !== 'auto') return { kind, ordinal: 0 }
+  const usable = addon.cudaStatus(plugin).devices.length > 0
+  return { kind: usable ? 'cuda' : 'cpu', ordinal: 0 }
+}
+
 let defaultDevice: Device | null = null
+const named = new Map<DeviceName, Device>()
 
 /**
  * Memory, threads and kernels. Devices opened with the same options share one native device per
  * process; each has buffers and queues of its own.
  */
 export class Device {
-  readonly isa: IsaLevel
+  readonly kind: 'cpu' | 'cuda'
+  /** `cpu`, or the GPU's name as its driver gives it. */
+  readonly name: string
+  /** Of a GPU's kernels, `cuda`. */
+  readonly isa: IsaLevel | 'cuda'
   readonly threads: number
   /** Highest instruction level of this machine, whatever `isa` caps it to. */
   readonly machineLevel: IsaLevel
@@ -139,12 +174,11 @@ export class Device {
   /**
    * Opens a device.
    * @throws ConfigError (unknown option or name), ValueError (number out of range),
-   *   DeviceError (the addon cannot be loaded)
+   *   DeviceError (the addon cannot be loaded; there is no such GPU, and why)
    */
   static open(options: DeviceOptions = {}): Device {
     checkOptions('Device.open', options, OPTION_NAMES)
-    named(options.device, 'device', 'FUSELM_DEVICE', ['cpu'] as const, 'cpu')
-    const level = named(options.isa, 'isa', 'FUSELM_ISA', ISA_LEVELS, 'amx')
+    const level = choice(options.isa, 'isa', 'FUSELM_ISA', ISA_LEVELS, 'amx')
     const threads = threadsOption(options.threads)
     const memoryLimit = checkInteger(
       'Device.open',
@@ -161,13 +195,29 @@ export class Device {
       Number.MAX_SAFE_INTEGER,
     )
     const guard = options.guard === true
-    return new Device(loadAddon(options.addon), { level, threads, memoryLimit, guard }, maxBytesInFlight)
+    const addon = loadAddon(options.addon)
+    const plugin = options.cudaPlugin ?? ''
+    const where = guarded(() => place(addon, options.device, plugin))
+    return new Device(addon, { ...where, plugin, level, threads, memoryLimit, guard }, maxBytesInFlight)
   }
 
   /** The device that ops use when nobody opened one: opened at first use. */
   static default(): Device {
     if (defaultDevice === null || defaultDevice.closed) defaultDevice = Device.open()
     return defaultDevice
+  }
+
+  /**
+   * The device an option means: itself, or the one shared by all who name it so, opened at first use.
+   * @throws as {@link Device.open} does
+   */
+  static of(device: Device | DeviceName): Device {
+    if (device instanceof Device) return device
+    const known = named.get(device)
+    if (known !== undefined && !known.closed) return known
+    const opened = Device.open({ device })
+    named.set(device, opened)
+    return opened
   }
 
   /** Makes this the device that {@link Device.default} returns. */
@@ -181,7 +231,9 @@ export class Device {
       () => new addon.Environment(options, (token, code, message) => this.#complete(token, code, message)),
     )
     this.machineLevel = addon.machineLevel as IsaLevel
-    this.isa = this.#native.level as IsaLevel
+    this.kind = options.kind
+    this.name = this.#native.name
+    this.isa = options.kind === 'cuda' ? 'cuda' : (this.#native.level as IsaLevel)
     this.threads = this.#native.threads
     this.maxBytesInFlight = maxBytesInFlight
     for (const [index, kernel] of this.#native.kernels().entries()) {

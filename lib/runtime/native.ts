@@ -42,7 +42,10 @@ export interface NativeTraceEvent {
 export type OnCompletion = (token: number, code: number, message: string, step: number) => void
 
 export interface NativeEnvironment {
+  /** What kernels are compiled for: an instruction level, or the plugin's name. */
   readonly level: string
+  /** `cpu`, or as the driver names the GPU. */
+  readonly name: string
   readonly threads: number
   createQueue(priority: number): number
   /** Copies `count` words. Returns the bytes in flight over all queues. */
@@ -66,6 +69,11 @@ export interface NativeEnvironment {
 }
 
 export interface NativeOptions {
+  readonly kind: 'cpu' | 'cuda'
+  /** Which of the plugin's devices. */
+  readonly ordinal: number
+  /** Path of the plugin; empty: the usual places. */
+  readonly plugin: string
   readonly level: string
   /** 0: as many as the process may use. */
   readonly threads: number
@@ -95,4 +103,4 @@ export interface NativeAddon {
   Environment: new (options: NativeOptions, onCompletion: OnCompletion) => NativeEnvironment
 }
 
-export const ADDON_ABI = 2
+export const ADDON_ABI = 3

@@ -7,7 +7,7 @@
 namespace {
 
 // Raised with lib/runtime/native.ts (ADDON_ABI) whenever the interface changes.
-constexpr int kAbi = 2;
+constexpr int kAbi = 3;
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   exports.Set("abi", Napi::Number::New(env, kAbi));

@@ -53,6 +53,13 @@ DeviceOptions ReadOptions(const Napi::Value& value) {
   if (!value.IsObject()) throw Error(ErrorCode::kConfig, "addon: options must be an object");
   const Object object = value.As<Object>();
   DeviceOptions options;
+  const std::string kind = object.Get("kind").ToString();
+  if (kind != "cpu" && kind != "cuda") {
+    throw Error(ErrorCode::kConfig, "addon: unknown device " + kind);
+  }
+  options.kind = kind == "cpu" ? DeviceKind::kCpu : DeviceKind::kCuda;
+  options.ordinal = object.Get("ordinal").ToNumber().Int32Value();
+  options.plugin = object.Get("plugin").ToString();
   const std::string level = object.Get("level").ToString();
   bool known = false;
   for (int i = 0; i < kLevelCount; ++i) {
@@ -82,10 +89,10 @@ Napi::Function EnvironmentObject::Define(Napi::Env env) {
   using E = EnvironmentObject;
   return DefineClass(
       env, "Environment",
-      {InstanceAccessor<&E::Level>("level"), InstanceAccessor<&E::Threads>("threads"),
-       InstanceMethod<&E::CreateQueue>("createQueue"), InstanceMethod<&E::Submit>("submit"),
-       InstanceMethod<&E::RegisterHost>("registerHost"), InstanceMethod<&E::Cancel>("cancel"),
-       InstanceMethod<&E::PendingCommands>("pendingCommands"),
+      {InstanceAccessor<&E::Level>("level"), InstanceAccessor<&E::Name>("name"),
+       InstanceAccessor<&E::Threads>("threads"), InstanceMethod<&E::CreateQueue>("createQueue"),
+       InstanceMethod<&E::Submit>("submit"), InstanceMethod<&E::RegisterHost>("registerHost"),
+       InstanceMethod<&E::Cancel>("cancel"), InstanceMethod<&E::PendingCommands>("pendingCommands"),
        InstanceMethod<&E::PendingBytes>("pendingBytes"), InstanceMethod<&E::Memory>("memory"),
        InstanceMethod<&E::Kernels>("kernels"), InstanceMethod<&E::TakeFailure>("takeFailure"),
        InstanceMethod<&E::SetTracing>("setTracing"), InstanceMethod<&E::TakeTrace>("takeTrace"),
@@ -141,8 +148,11 @@ void EnvironmentObject::Deliver(Napi::Env env) {
 }
 
 Napi::Value EnvironmentObject::Level(const Napi::CallbackInfo& info) {
-  return Guard(info.Env(),
-               [&] { return String::New(info.Env(), LevelName(Open().device().level())); });
+  return Guard(info.Env(), [&] { return String::New(info.Env(), Open().device().level()); });
+}
+
+Napi::Value EnvironmentObject::Name(const Napi::CallbackInfo& info) {
+  return Guard(info.Env(), [&] { return String::New(info.Env(), Open().device().name()); });
 }
 
 Napi::Value EnvironmentObject::Threads(const Napi::CallbackInfo& info) {
@@ -218,14 +228,18 @@ Napi::Value EnvironmentObject::Memory(const Napi::CallbackInfo& info) {
 Napi::Value EnvironmentObject::Kernels(const Napi::CallbackInfo& info) {
   return Guard(info.Env(), [&] {
     const Napi::Env env = info.Env();
-    const std::vector<DeviceKernel> kernels = Open().device().kernels();
+    Device& device = Open().device();
+    const std::vector<DeviceKernel> kernels = device.kernels();
+    const auto level_of = [&](fuselm::Level level, int32_t plugin_kernel) {
+      return plugin_kernel < 0 ? LevelName(level) : device.level();
+    };
     Napi::Array list = Napi::Array::New(env, kernels.size());
     for (uint32_t i = 0; i < kernels.size(); ++i) {
       const DeviceKernel& k = kernels[i];
       Object out = Object::New(env);
       out.Set("signature", String::New(env, k.signature));
       out.Set("dtypes", Number::New(env, k.dtypes));
-      out.Set("level", String::New(env, LevelName(k.info.level)));
+      out.Set("level", String::New(env, level_of(k.info.level, k.info.plugin_kernel)));
       out.Set("transactional", Napi::Boolean::New(env, k.info.transactional));
       out.Set("executions", FromInt(env, k.executions));
       out.Set("nanoseconds", FromInt(env, k.nanoseconds));
@@ -233,7 +247,7 @@ Napi::Value EnvironmentObject::Kernels(const Napi::CallbackInfo& info) {
       for (uint32_t j = 0; j < k.variants.size(); ++j) {
         const KernelVariant& v = k.variants[j];
         Object variant = Object::New(env);
-        variant.Set("level", String::New(env, LevelName(v.level)));
+        variant.Set("level", String::New(env, level_of(v.level, k.info.plugin_kernel)));
         variant.Set("dtypes", Number::New(env, v.dtypes));
         variant.Set("executions", FromInt(env, v.executions));
         variant.Set("nanoseconds", FromInt(env, v.nanoseconds));

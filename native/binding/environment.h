@@ -20,6 +20,7 @@ class EnvironmentObject : public Napi::ObjectWrap<EnvironmentObject> {
 
  private:
   Napi::Value Level(const Napi::CallbackInfo& info);
+  Napi::Value Name(const Napi::CallbackInfo& info);
   Napi::Value Threads(const Napi::CallbackInfo& info);
   Napi::Value CreateQueue(const Napi::CallbackInfo& info);
   Napi::Value Submit(const Napi::CallbackInfo& info);

@@ -1,7 +1,5 @@
 #include "native/core/allocator.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -43,10 +41,8 @@ struct Slab {
 namespace {
 
 constexpr int64_t kSmallLimit = 128 << 10;
-constexpr int64_t kHugePage = 2 << 20;
-constexpr int64_t kSegment = 16 << 20;  // asked for at once, when the limit allows
+constexpr int64_t kSegmentGrain = 2 << 20;
 constexpr int64_t kSpanGrain = 4096;
-constexpr int64_t kPage = 4096;
 
 constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -73,26 +69,28 @@ bool Allocator::BySize::operator()(const Span* a, const Span* b) const {
 }
 bool Allocator::BySize::operator()(const Span* a, int64_t size) const { return a->bytes < size; }
 
-Allocator::Allocator(int64_t limit, bool guard) : limit_(limit), guard_(guard) {}
+Allocator::Allocator(MemorySource& source) : source_(source) {}
 
 Allocator::~Allocator() { ReleaseCacheLocked(); }
 
-Block Allocator::Allocate(int64_t bytes, MemoryUse use, const std::string& purpose) {
+Block Allocator::Allocate(int64_t bytes, MemoryUse use, const std::string& purpose, bool try_only) {
   std::lock_guard lock(mutex_);
   Block block;
-  const bool injected = fail_at_ > 0 && --fail_at_ == 0;
+  const bool injected = source_.FailNow();
   if (!injected && bytes >= 0 && bytes <= INT64_MAX / 2 && !TryAllocate(block, bytes)) {
     ReleaseCacheLocked();
     TryAllocate(block, bytes);
   }
   if (!block) {
+    if (try_only && !injected) return block;
     throw Error(ErrorCode::kOutOfMemory,
                 purpose + ": out of memory: asked for " + Count(bytes) + ", " +
                     Count(stats_.live_bytes) + " in " + std::to_string(stats_.live_buffers) +
                     " buffers, " + Count(stats_.workspace_bytes) + " in workspaces, " +
                     Count(reserved_ - held_) + " cached" +
-                    (limit_ > 0 ? ", limit " + Count(limit_) : std::string()));
+                    (source_.limit() > 0 ? ", limit " + Count(source_.limit()) : std::string()));
   }
+  block.owner = this;
   held_ += block.held;
   if (use == MemoryUse::kBuffer) {
     stats_.live_bytes += bytes;
@@ -114,9 +112,9 @@ void Allocator::Free(Block& block, MemoryUse use) {
   } else {
     stats_.workspace_bytes -= block.bytes;
   }
-  if (guard_) {
-    Unmap(reinterpret_cast<std::byte*>(block.span), block.held + kPage);
+  if (source_.guard) {
     reserved_ -= block.held;
+    source_.GiveGuarded(block);
   } else if (block.slab) {
     Slab& slab = *block.slab;
     ASAN_POISON_MEMORY_REGION(block.data, slab.item);
@@ -133,7 +131,11 @@ void Allocator::Free(Block& block, MemoryUse use) {
 
 bool Allocator::TryAllocate(Block& block, int64_t bytes) {
   block.bytes = bytes;
-  if (guard_) return AllocateGuarded(block, bytes);
+  if (source_.guard) {
+    if (!source_.TakeGuarded(block, bytes)) return false;
+    reserved_ += block.held;
+    return true;
+  }
   if (bytes <= kSmallLimit) return AllocateSmall(block, bytes);
   Span* span = TakeSpan(bytes);
   if (!span) return false;
@@ -175,30 +177,13 @@ bool Allocator::AllocateSmall(Block& block, int64_t bytes) {
   return true;
 }
 
-// The block ends at a page nobody may touch (up to the alignment).
-bool Allocator::AllocateGuarded(Block& block, int64_t bytes) {
-  const int64_t used = RoundUp(std::max<int64_t>(bytes, 1), kAlignment);
-  const int64_t pages = RoundUp(used, kPage);
-  if (limit_ > 0 && reserved_ + pages > limit_) return false;
-  std::byte* base = Map(pages + kPage);
-  if (!base) return false;
-  mprotect(base + pages, kPage, PROT_NONE);
-  std::memset(base, 0xff, pages);
-  reserved_ += pages;
-  block.data = base + pages - used;
-  block.held = pages;
-  block.span = reinterpret_cast<Span*>(base);  // only the address to unmap
-  return true;
-}
-
 Span* Allocator::TakeSpan(int64_t bytes) {
   bytes = RoundUp(bytes, kSpanGrain);
   auto found = free_spans_.lower_bound(bytes);
   if (found == free_spans_.end()) {
     // Wanted in whole segments; a tight limit still gets what it asked for.
-    for (const int64_t size : {RoundUp(std::max(bytes, kSegment), kHugePage), bytes}) {
-      if (limit_ > 0 && (size > limit_ || reserved_ > limit_ - size)) continue;
-      std::byte* data = Map(size);
+    for (const int64_t size : {RoundUp(std::max(bytes, source_.segment), kSegmentGrain), bytes}) {
+      std::byte* data = source_.Take(size);
       if (!data) continue;
       reserved_ += size;
       auto* span = std::make_unique<Span>(Span{data, size}).release();
@@ -267,33 +252,10 @@ void Allocator::ReleaseCacheLocked() {
     }
     it = free_spans_.erase(it);
     reserved_ -= span->bytes;
-    Unmap(span->data, span->bytes);
+    ASAN_UNPOISON_MEMORY_REGION(span->data, span->bytes);  // whoever gets the addresses next
+    source_.Give(span->data, span->bytes);
     delete span;
   }
-}
-
-std::byte* Allocator::Map(int64_t bytes) {
-  // Over-map and trim, so that large segments start on a huge page.
-  const int64_t slack = !guard_ && bytes >= kHugePage ? kHugePage : 0;
-  void* raw =
-      mmap(nullptr, bytes + slack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return nullptr;
-  auto* data = static_cast<std::byte*>(raw);
-  if (slack > 0) {
-    const auto address = reinterpret_cast<uintptr_t>(raw);
-    const int64_t head = static_cast<int64_t>((kHugePage - address % kHugePage) % kHugePage);
-    if (head > 0) munmap(data, head);
-    if (slack > head) munmap(data + head + bytes, slack - head);
-    data += head;
-    madvise(data, bytes, MADV_HUGEPAGE);
-  }
-  ASAN_UNPOISON_MEMORY_REGION(data, bytes);  // an address reused from an unmapped segment
-  return data;
-}
-
-void Allocator::Unmap(std::byte* data, int64_t bytes) {
-  ASAN_UNPOISON_MEMORY_REGION(data, bytes);
-  munmap(data, bytes);
 }
 
 MemoryStats Allocator::stats() const {
@@ -301,11 +263,6 @@ MemoryStats Allocator::stats() const {
   MemoryStats stats = stats_;
   stats.cached_bytes = reserved_ - held_;
   return stats;
-}
-
-void Allocator::FailAllocation(int64_t nth) {
-  std::lock_guard lock(mutex_);
-  fail_at_ = nth;
 }
 
 }  // namespace fuselm

@@ -1,9 +1,10 @@
-// The caching allocator: memory comes from the system once and is reused in place, because the
-// first touch of a fresh page costs microseconds.
+// The caching allocator: memory comes from its source once and is reused in place, because the
+// first touch of a fresh page costs microseconds, and a device's own allocation waits for the
+// device.
 //
 // Two tiers. Up to kSmallLimit, size classes (four per doubling) out of slabs of one class each.
-// Above, best fit over mmap'ed segments, split and coalesced, on 2 MiB pages where the system has
-// them. Slabs are themselves blocks of the second tier. All calls are thread-safe.
+// Above, best fit over segments of the source, split and coalesced. Slabs are themselves blocks of
+// the second tier. All calls are thread-safe.
 #pragma once
 
 #include <array>
@@ -23,6 +24,7 @@ namespace fuselm {
 
 inline constexpr int64_t kAlignment = 64;
 
+class Allocator;
 struct Slab;
 struct Span;
 
@@ -33,27 +35,77 @@ struct Block {
   int64_t held = 0;
   Slab* slab = nullptr;
   Span* span = nullptr;
+  Allocator* owner = nullptr;
   explicit operator bool() const { return data != nullptr; }
 };
 
 enum class MemoryUse { kBuffer, kWorkspace };
 
+// Where allocators get whole segments. Several may share one, and with it the limit. Thread-safe as
+// far as its users are: each calls under a lock of its own, so counts are atomic.
+class MemorySource {
+ public:
+  MemorySource(int64_t limit, bool guard, int64_t segment)
+      : guard(guard), segment(segment), limit_(limit) {}
+  virtual ~MemorySource() = default;
+
+  // Null when the system or the limit refuses.
+  std::byte* Take(int64_t bytes);
+  void Give(std::byte* data, int64_t bytes);
+  // One block that ends where nothing may be touched, as far as the source can; filled with 0xff.
+  bool TakeGuarded(Block& block, int64_t bytes);
+  void GiveGuarded(Block& block);
+
+  int64_t limit() const { return limit_; }
+  // Test hook: whether this allocation is the one that fails.
+  bool FailNow();
+  void FailAllocation(int64_t nth) { fail_at_ = nth; }
+
+  const bool guard;
+  const int64_t segment;  // asked for at once, when the limit allows
+
+ protected:
+  virtual std::byte* Map(int64_t bytes) = 0;
+  virtual void Unmap(std::byte* data, int64_t bytes) = 0;
+  // Fills in data, held and, as the source likes, span.
+  virtual bool MapGuarded(Block& block, int64_t bytes) = 0;
+  virtual void UnmapGuarded(Block& block) = 0;
+
+ private:
+  bool Reserve(int64_t bytes);
+
+  const int64_t limit_;
+  std::atomic<int64_t> reserved_{0};
+  std::atomic<int64_t> fail_at_{0};  // counts down
+};
+
+// The process's own memory, on 2 MiB pages where the system has them.
+class SystemMemory final : public MemorySource {
+ public:
+  SystemMemory(int64_t limit, bool guard);
+
+ private:
+  std::byte* Map(int64_t bytes) override;
+  void Unmap(std::byte* data, int64_t bytes) override;
+  bool MapGuarded(Block& block, int64_t bytes) override;
+  void UnmapGuarded(Block& block) override;
+};
+
 class Allocator {
  public:
-  Allocator(int64_t limit, bool guard);
+  explicit Allocator(MemorySource& source);
   ~Allocator();  // precondition: every block was freed
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
   // Uninitialised, kAlignment-aligned, never null, for 0 bytes too. When the system or the limit
-  // refuses, the cache is given back and it is tried once more; then throws Error(kOutOfMemory)
-  // with byte counts, `purpose` in the message.
-  Block Allocate(int64_t bytes, MemoryUse use, const std::string& purpose);
+  // refuses, the cache is given back and it is tried once more (with `try_only`: the empty block);
+  // then throws Error(kOutOfMemory) with byte counts, `purpose` in the message.
+  Block Allocate(int64_t bytes, MemoryUse use, const std::string& purpose, bool try_only = false);
   void Free(Block& block, MemoryUse use);
   // Gives every wholly unused segment back to the system.
   void ReleaseCache();
   MemoryStats stats() const;
-  void FailAllocation(int64_t nth);
 
  private:
   struct BySize {
@@ -64,24 +116,19 @@ class Allocator {
 
   bool TryAllocate(Block& block, int64_t bytes);
   bool AllocateSmall(Block& block, int64_t bytes);
-  bool AllocateGuarded(Block& block, int64_t bytes);
   Span* TakeSpan(int64_t bytes);
   void ReturnSpan(Span* span);
   void ReleaseCacheLocked();
-  std::byte* Map(int64_t bytes);
-  void Unmap(std::byte* data, int64_t bytes);
 
   static constexpr int kClasses = 64;
-  const int64_t limit_;
-  const bool guard_;
+  MemorySource& source_;
   mutable std::mutex mutex_;
   std::set<Span*, BySize> free_spans_;
   std::array<std::vector<Slab*>, kClasses> open_slabs_;  // with room, per class
   std::vector<Slab*> slabs_;
   MemoryStats stats_;
-  int64_t reserved_ = 0;  // from the system
+  int64_t reserved_ = 0;  // from the source
   int64_t held_ = 0;      // of which handed out
-  int64_t fail_at_ = 0;   // counts down
 };
 
 }  // namespace fuselm

@@ -9,8 +9,6 @@
 namespace fuselm {
 namespace {
 
-constexpr int64_t kCopyTile = 1 << 20;
-
 // Roles of the single argument of write, upload and read, for Pin and the check below.
 const SignatureArg kTarget{"target", false, false, true};
 const SignatureArg kSource{"source", false, false, false};
@@ -36,6 +34,27 @@ FailurePtr Executor::Fail(const Task& task, ErrorCode code, const std::string& m
   return failure;
 }
 
+void Executor::Dispatch(const Task& task, Frame& frame) {
+  const uint32_t* record = task.record;
+  const uint32_t code = record[1];
+  switch (code) {
+    case kAlloc:
+      Allocate(task);
+      frame.command.bytes = Int64At(record + 4);
+      break;
+    case kFree: Release(task); break;
+    case kWrite: Write(task, frame); break;
+    case kUpload: Upload(task, frame); break;
+    case kRead: Read(task, frame); break;
+    case kFence: backend.Complete(*task.queue, record[3], nullptr); break;
+    case kSignal: Signal(task); break;
+    case kWait: backend.Wait(*task.queue, record[3]); break;  // Ready() let it through
+    case kMark: task.queue->step = record[3]; break;
+    case kMend: Mend(task); break;
+    default: RunKernel(task, frame, kernels[code - kFirstKernelCode]);
+  }
+}
+
 void Executor::Execute(const Task& task, int depth) {
   Frame& frame = *frames_[depth];
   EnvironmentImpl& environment = *task.queue->environment;
@@ -50,32 +69,18 @@ void Executor::Execute(const Task& task, int depth) {
   // Before it runs: who is told of its completion no longer sees it pending.
   environment.pending_commands -= 1;
   environment.pending_bytes -= static_cast<int64_t>(record[0] * sizeof(uint32_t));
-  switch (code) {
-    case kAlloc:
-      Allocate(task);
-      frame.command.bytes = Int64At(record + 4);
-      break;
-    case kFree: Release(task); break;
-    case kWrite: Write(task, frame); break;
-    case kUpload: Upload(task, frame); break;
-    case kRead: Read(task, frame); break;
-    case kFence: environment.Complete(record[3], nullptr); break;
-    case kSignal: {
-      std::lock_guard lock(mutex_);
-      environment.events.Add(record[3]);
-      break;
-    }
-    case kWait: break;  // Ready() let it through
-    case kMark: task.queue->step = record[3]; break;
-    case kMend: Mend(task); break;
-    default: RunKernel(task, frame, kernels[code - kFirstKernelCode]);
+  try {
+    Dispatch(task, frame);
+  } catch (const Error& e) {
+    Fail(task, e.code(), e.what());
   }
   if (trace.on() && (code >= kFirstKernelCode || (code <= kRead && code != kFree))) {
+    backend.Settle(*task.queue);
     trace.Add({code, task.queue->id, task.queue->step, start, NowNs(), frame.command.bytes,
                code >= kFirstKernelCode ? DescribeShapes(frame.command.views) : std::string()});
   }
   if (depth == 0) {
-    for (Block& block : deferred_) allocator.Free(block, MemoryUse::kBuffer);
+    for (Block& block : deferred_) backend.Free(*task.queue, block, MemoryUse::kBuffer);
     deferred_.clear();
   }
 }
@@ -120,7 +125,7 @@ void Executor::RunKernel(const Task& task, Frame& frame, KernelEntry& kernel) {
   }
   if (!failure) {
     try {
-      InvokeKernel(frame, kernel);
+      backend.Invoke(frame, kernel);
     } catch (const Error& e) {
       failure = fail(e.code(), e.what());
     } catch (const std::bad_alloc&) {
@@ -146,16 +151,18 @@ void Executor::RunKernel(const Task& task, Frame& frame, KernelEntry& kernel) {
   }
 }
 
-void Executor::InvokeKernel(Frame& frame, KernelEntry& kernel) {
-  Variant& variant = kernel.Select(frame.command.views);
-  Invocation invocation(frame.command.views, frame.command.attributes, frame);
-  const int64_t start = NowNs();
-  variant.info.fn(invocation);
-  variant.executions.fetch_add(1, std::memory_order_relaxed);
-  variant.nanoseconds.fetch_add(NowNs() - start - frame.nested_ns, std::memory_order_relaxed);
-}
-
 // ----------------------------------------------------------------------------------- controls
+
+void Executor::Signal(const Task& task) {
+  try {
+    backend.Signal(*task.queue, task.record[3]);
+  } catch (const Error& e) {
+    Fail(task, e.code(), e.what());
+  }
+  // Also then: a wait without its signal would hang its queue.
+  std::lock_guard lock(mutex_);
+  task.queue->environment->events.Add(task.record[3]);
+}
 
 void Executor::Allocate(const Task& task) {
   const uint32_t id = task.record[3], for_code = task.record[6];
@@ -173,9 +180,9 @@ void Executor::Allocate(const Task& task) {
   try {
     const uint32_t kernel = for_code - kFirstKernelCode;
     const bool known = for_code >= kFirstKernelCode && kernel < kernels.size();
-    buffer.block = allocator.Allocate(bytes, MemoryUse::kBuffer,
-                                      (known ? kernels[kernel].signature.op : "alloc") +
-                                          " at step " + std::to_string(task.queue->step));
+    buffer.block = backend.Allocate(*task.queue, bytes, MemoryUse::kBuffer,
+                                    (known ? kernels[kernel].signature.op : "alloc") + " at step " +
+                                        std::to_string(task.queue->step));
   } catch (const Error& e) {
     buffer.poison = Fail(task, e.code(), e.what());
   }
@@ -193,7 +200,7 @@ void Executor::Release(const Task& task) {
     deferred_.push_back(buffer->block);
     buffer->block = {};
   } else {
-    allocator.Free(buffer->block, MemoryUse::kBuffer);
+    backend.Free(*task.queue, buffer->block, MemoryUse::kBuffer);
   }
   buffer->live = false;
   buffer->poison = nullptr;
@@ -207,26 +214,6 @@ void Executor::Mend(const Task& task) {
   } else if (buffer->block) {  // one that was never allocated holds nothing
     buffer->poison = nullptr;
   }
-}
-
-void Executor::Copy(Frame& frame, std::byte* to, const std::byte* from, int64_t bytes) {
-  if (bytes <= kCopyTile) {
-    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
-    return;
-  }
-  struct Closure {
-    std::byte* to;
-    const std::byte* from;
-    int64_t bytes;
-  } closure{to, from, bytes};
-  frame.Run((bytes + kCopyTile - 1) / kCopyTile,
-            [](void* context, int64_t tile, int) {
-              const Closure& c = *static_cast<Closure*>(context);
-              const int64_t begin = tile * kCopyTile;
-              std::memcpy(c.to + begin, c.from + begin,
-                          static_cast<size_t>(std::min(kCopyTile, c.bytes - begin)));
-            },
-            &closure);
 }
 
 // Puts host bytes into a buffer; the failure of doing so, which then also poisons the buffer.
@@ -250,7 +237,7 @@ FailurePtr Executor::Store(const Task& task, Frame& frame, uint32_t id, int64_t 
     return buffer->poison;
   } else {
     try {
-      Copy(frame, buffer->block.data + offset, data, bytes);
+      backend.CopyIn(frame, buffer->block.data + offset, data, bytes);
     } catch (const Error& e) {
       failure = Fail(task, e.code(), std::string(op) + ": " + e.what());
     }
@@ -316,13 +303,13 @@ void Executor::Read(const Task& task, Frame& frame) {
       fail(Id(id) + " is in use by a running command of another queue");
     } else {
       try {
-        Copy(frame, host->data, buffer->block.data + offset, bytes);
+        backend.CopyOut(frame, host->data, buffer->block.data + offset, bytes);
       } catch (const Error& e) {
         failure = Fail(task, e.code(), std::string("read: ") + e.what());
       }
     }
   }
-  environment.Complete(r[8], failure);
+  backend.Complete(*task.queue, r[8], failure);
 }
 
 }  // namespace fuselm

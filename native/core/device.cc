@@ -5,17 +5,29 @@
 #include <mutex>
 #include <system_error>
 
+#include "native/core/plugin_backend.h"
+#include "native/core/plugin_loader.h"
+
 namespace fuselm {
 namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr std::chrono::milliseconds kExitLimit{400};
 
-struct Opened {
+// What makes two devices the same.
+struct Identity {
+  DeviceKind kind;
+  int ordinal;
+  std::string plugin;
   Level level;
   int threads;
   int64_t memory_limit;
   bool guard;
+  bool operator==(const Identity&) const = default;
+};
+
+struct Opened {
+  Identity identity;
   std::weak_ptr<Device> device;
   DeviceImpl* impl;
 };
@@ -51,6 +63,28 @@ void AtExit() {
   }
 }
 
+std::unique_ptr<DeviceImpl> OpenPlugin(const DeviceOptions& options) {
+  const PluginStatus status = LoadCudaPlugin(options.plugin);
+  if (!status.usable()) throw Error(ErrorCode::kDevice, "no CUDA device: " + status.reason);
+  if (options.ordinal < 0 || static_cast<size_t>(options.ordinal) >= status.devices.size()) {
+    throw Error(ErrorCode::kDevice,
+                "no CUDA device " + std::to_string(options.ordinal) + ": there " +
+                    (status.devices.size() == 1 ? "is one"
+                                                : "are " + std::to_string(status.devices.size())));
+  }
+  const FuselmDevicePlugin& plugin = *status.plugin;
+  std::vector<KernelInfo> kernels;
+  for (int32_t i = 0; i < plugin.kernel_count; ++i) {
+    const FuselmPluginKernel& k = plugin.kernels[i];
+    kernels.push_back({k.signature, k.dtypes, nullptr, Level::kGeneric, k.transactional != 0, i});
+  }
+  return std::make_unique<DeviceImpl>(
+      status.devices[static_cast<size_t>(options.ordinal)].name, kernels, Level::kGeneric, 1,
+      options.guard,
+      std::make_unique<PluginBackend>(plugin, options.ordinal, options.memory_limit,
+                                      options.guard));
+}
+
 }  // namespace
 
 Device::Device() = default;
@@ -65,36 +99,43 @@ std::shared_ptr<Device> Device::Open(const DeviceOptions& options) {
     throw Error(ErrorCode::kConfig, "memory limit must not be negative, received " +
                                         std::to_string(options.memory_limit));
   }
-  const Level level = std::min(options.max_level, MachineLevel());
-  const int threads = options.threads > 0 ? options.threads : DefaultThreads();
+  const bool cpu = options.kind == DeviceKind::kCpu;
+  const Level level = cpu ? std::min(options.max_level, MachineLevel()) : Level::kGeneric;
+  // A device behind a plugin needs the executor's own thread alone.
+  const int threads = !cpu ? 1 : options.threads > 0 ? options.threads : DefaultThreads();
+  const Identity identity{options.kind, options.ordinal,      options.plugin, level,
+                          threads,      options.memory_limit, options.guard};
   Registry& registry = Devices();
   std::lock_guard lock(registry.mutex);
   static const int registered = std::atexit(AtExit);
   static_cast<void>(registered);
   std::erase_if(registry.devices, [](const Opened& o) { return o.device.expired(); });
   for (const Opened& o : registry.devices) {
-    if (o.level == level && o.threads == threads && o.memory_limit == options.memory_limit &&
-        o.guard == options.guard) {
+    if (o.identity == identity) {
       if (auto device = o.device.lock()) return device;
     }
   }
   std::shared_ptr<Device> device(new Device);
   try {
-    device->impl_ = std::make_unique<DeviceImpl>(level, threads, options);
+    device->impl_ = cpu ? std::make_unique<DeviceImpl>(
+                              "cpu", RegisteredKernels(), level, threads, options.guard,
+                              std::make_unique<HostBackend>(options.memory_limit, options.guard,
+                                                            LevelName(level)))
+                        : OpenPlugin(options);
   } catch (const std::system_error& e) {
     throw Error(ErrorCode::kDevice,
                 "cannot start " + std::to_string(threads) + " threads: " + e.what());
   }
-  registry.devices.push_back(
-      {level, threads, options.memory_limit, options.guard, device, device->impl_.get()});
+  registry.devices.push_back({identity, device, device->impl_.get()});
   return device;
 }
 
-Level Device::level() const { return impl_->level; }
+const char* Device::level() const { return impl_->backend->level(); }
+const char* Device::name() const { return impl_->name.c_str(); }
 int Device::threads() const { return impl_->pool.workers(); }
 std::vector<DeviceKernel> Device::kernels() const { return impl_->kernels.Describe(); }
-MemoryStats Device::memory() const { return impl_->allocator.stats(); }
-void Device::FailAllocation(int64_t nth) { impl_->allocator.FailAllocation(nth); }
+MemoryStats Device::memory() const { return impl_->backend->memory(); }
+void Device::FailAllocation(int64_t nth) { impl_->backend->FailAllocation(nth); }
 void Device::SetTracing(bool on) { impl_->trace.Set(on); }
 std::vector<TraceEvent> Device::TakeTrace() { return impl_->trace.Take(); }
 

@@ -1,7 +1,10 @@
 // The parts of an open device, in the order they depend on each other.
 #pragma once
 
-#include "native/core/allocator.h"
+#include <memory>
+#include <string>
+
+#include "native/core/backend.h"
 #include "native/core/executor.h"
 #include "native/core/kernel_table.h"
 #include "native/core/runtime.h"
@@ -12,16 +15,17 @@ namespace fuselm {
 
 class DeviceImpl {
  public:
-  DeviceImpl(Level cap, int threads, const DeviceOptions& options)
-      : level(cap),
-        kernels(RegisteredKernels(), cap),
-        allocator(options.memory_limit, options.guard),
+  DeviceImpl(std::string device_name, std::span<const KernelInfo> available, Level cap, int threads,
+             bool guard, std::unique_ptr<Backend> where)
+      : name(std::move(device_name)),
+        backend(std::move(where)),
+        kernels(available, cap),
         pool(threads),
-        executor(kernels, allocator, pool, trace, options.guard) {}
+        executor(kernels, *backend, pool, trace, guard) {}
 
-  const Level level;
+  const std::string name;
+  const std::unique_ptr<Backend> backend;
   KernelTable kernels;
-  Allocator allocator;
   ThreadPool pool;
   Trace trace;
   Executor executor;

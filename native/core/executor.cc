@@ -18,8 +18,8 @@ constexpr int64_t kNestedSliceNs = 4'000'000;
 
 }  // namespace
 
-Executor::Executor(KernelTable& k, Allocator& a, ThreadPool& p, Trace& t, bool g)
-    : kernels(k), allocator(a), pool(p), trace(t), guard(g), ready_priority_(kNobody) {
+Executor::Executor(KernelTable& k, Backend& b, ThreadPool& p, Trace& t, bool g)
+    : kernels(k), backend(b), pool(p), trace(t), guard(g), ready_priority_(kNobody) {
   for (int depth = 0; depth < kMaxDepth; ++depth) {
     frames_.push_back(std::make_unique<Frame>(*this, depth));
   }
@@ -97,6 +97,7 @@ void Executor::Close(EnvironmentImpl& environment) {
   changed_.wait(lock, [&] { return environment.closed || ended_; });
   if (environment.closed) return;
   // The process exits and the thread has ended: this one may do its work.
+  backend.Leave(environment);
   FreeBuffers(environment);
   std::erase(environments_, &environment);
   environment.closed = true;
@@ -217,14 +218,22 @@ void Executor::Loop() {
 }
 
 void Executor::FinishClosing() {
+  std::vector<EnvironmentImpl*> closing;
+  {
+    std::lock_guard lock(mutex_);
+    for (EnvironmentImpl* environment : environments_) {
+      if (environment->closing) closing.push_back(environment);
+    }
+  }
+  // Without the lock: a device may take its time.
+  for (EnvironmentImpl* environment : closing) backend.Leave(*environment);
   std::lock_guard lock(mutex_);
-  std::erase_if(environments_, [&](EnvironmentImpl* environment) {
-    if (!environment->closing) return false;
+  for (EnvironmentImpl* environment : closing) {
     FreeBuffers(*environment);
+    std::erase(environments_, environment);
     environment->closed = true;
     changed_.notify_all();
-    return true;
-  });
+  }
 }
 
 void Executor::FreeBuffers(EnvironmentImpl& environment) {
@@ -245,7 +254,7 @@ void Executor::FreeBuffers(EnvironmentImpl& environment) {
   environment.pending_commands = 0;
   environment.pending_bytes = 0;
   environment.buffers.ForEach([&](Buffer& buffer) {
-    allocator.Free(buffer.block, MemoryUse::kBuffer);
+    backend.FreeLeft(buffer.block, MemoryUse::kBuffer);
     buffer = {};
   });
 }

@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-#include "native/core/allocator.h"
+#include "native/core/backend.h"
 #include "native/core/decoder.h"
 #include "native/core/environment.h"
 #include "native/core/kernel_table.h"
@@ -62,7 +62,7 @@ class Frame final : public TileRunner, public TileGate {
 
 class Executor {
  public:
-  Executor(KernelTable& kernels, Allocator& allocator, ThreadPool& pool, Trace& trace, bool guard);
+  Executor(KernelTable& kernels, Backend& backend, ThreadPool& pool, Trace& trace, bool guard);
   ~Executor();  // Stop, join
 
   void Add(EnvironmentImpl& environment);
@@ -78,7 +78,7 @@ class Executor {
   void Join() { thread_.join(); }
 
   KernelTable& kernels;
-  Allocator& allocator;
+  Backend& backend;
   ThreadPool& pool;
   Trace& trace;
   const bool guard;
@@ -105,8 +105,9 @@ class Executor {
 
   // commands.cc
   void Execute(const Task& task, int depth);
+  void Dispatch(const Task& task, Frame& frame);
   void RunKernel(const Task& task, Frame& frame, KernelEntry& kernel);
-  void InvokeKernel(Frame& frame, KernelEntry& kernel);
+  void Signal(const Task& task);
   void Allocate(const Task& task);
   void Release(const Task& task);
   void Mend(const Task& task);
@@ -115,7 +116,6 @@ class Executor {
   void Read(const Task& task, Frame& frame);
   FailurePtr Store(const Task& task, Frame& frame, uint32_t id, int64_t offset,
                    const std::byte* data, int64_t bytes, const char* op);
-  void Copy(Frame& frame, std::byte* to, const std::byte* from, int64_t bytes);
   FailurePtr Fail(const Task& task, ErrorCode code, const std::string& message);
 
   mutable std::mutex mutex_;

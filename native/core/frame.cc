@@ -31,8 +31,8 @@ std::byte* Frame::Scratch(int worker, size_t bytes) {
   Block& block = scratch_[worker];
   const auto wanted = static_cast<int64_t>(bytes);
   if (!block || block.bytes < wanted || (executor.guard && block.bytes != wanted)) {
-    executor.allocator.Free(block, MemoryUse::kWorkspace);
-    block = executor.allocator.Allocate(wanted, MemoryUse::kWorkspace, "scratch");
+    if (block) executor.backend.Free(*queue, block, MemoryUse::kWorkspace);
+    block = executor.backend.Allocate(*queue, wanted, MemoryUse::kWorkspace, "scratch");
   }
   return block.data;
 }
@@ -42,18 +42,18 @@ void Frame::ReserveScratch(size_t bytes_per_worker) {
 }
 
 std::byte* Frame::Workspace(size_t bytes) {
-  workspaces_.push_back(
-      executor.allocator.Allocate(static_cast<int64_t>(bytes), MemoryUse::kWorkspace, "workspace"));
+  workspaces_.push_back(executor.backend.Allocate(*queue, static_cast<int64_t>(bytes),
+                                                  MemoryUse::kWorkspace, "workspace"));
   return workspaces_.back().data;
 }
 
 void Frame::FreeWorkspaces() {
-  for (Block& block : workspaces_) executor.allocator.Free(block, MemoryUse::kWorkspace);
+  for (Block& block : workspaces_) executor.backend.Free(*queue, block, MemoryUse::kWorkspace);
   workspaces_.clear();
 }
 
 void Frame::FreeScratch() {
-  for (Block& block : scratch_) executor.allocator.Free(block, MemoryUse::kWorkspace);
+  for (Block& block : scratch_) executor.backend.FreeLeft(block, MemoryUse::kWorkspace);
 }
 
 void Frame::Pin(int by) {

@@ -98,6 +98,7 @@ struct KernelInfo {
   KernelFn fn;
   Level level;
   bool transactional = false;  // a poisoned input stops it whole and leaves its targets valid
+  int32_t plugin_kernel = -1;  // its place in a plugin's list, which then launches it
 };
 
 // Adds a kernel to the process-wide table (heap, never destroyed). Called by static initialisers.

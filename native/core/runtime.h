@@ -15,7 +15,12 @@
 
 namespace fuselm {
 
+enum class DeviceKind : uint8_t { kCpu, kCuda };
+
 struct DeviceOptions {
+  DeviceKind kind = DeviceKind::kCpu;
+  int ordinal = 0;                // which of the plugin's devices
+  std::string plugin;             // its path; empty: the usual places
   Level max_level = Level::kAmx;  // a cap; the machine's own level is the other
   int threads = 0;                // 0: min(affinity, container CPU quota)
   int64_t memory_limit = 0;       // bytes held from the system, cache included; 0: none
@@ -68,7 +73,10 @@ class Device {
  public:
   static std::shared_ptr<Device> Open(const DeviceOptions& options);
   ~Device();
-  Level level() const;
+  // What kernels are compiled for: an instruction level, or the plugin's name.
+  const char* level() const;
+  // "cpu", or as the driver names the GPU.
+  const char* name() const;
   int threads() const;
   std::vector<DeviceKernel> kernels() const;
   MemoryStats memory() const;

@@ -13,7 +13,8 @@ namespace fuselm::test {
 namespace {
 
 TEST(allocator_reuses_and_counts) {
-  Allocator a(0, false);
+  SystemMemory memory(0, false);
+  Allocator a(memory);
   for (const int64_t bytes :
        {0ll, 1ll, 64ll, 65ll, 1000ll, 131072ll, 131073ll, 3ll << 20, 40ll << 20}) {
     Block first = a.Allocate(bytes, MemoryUse::kBuffer, "t");
@@ -36,7 +37,8 @@ TEST(allocator_reuses_and_counts) {
 }
 
 TEST(allocator_random_blocks_never_meet) {
-  Allocator a(0, false);
+  SystemMemory memory(0, false);
+  Allocator a(memory);
   std::mt19937 random(2);
   struct Held {
     Block block;
@@ -71,7 +73,8 @@ TEST(allocator_random_blocks_never_meet) {
 }
 
 TEST(allocator_joins_free_neighbours) {
-  Allocator a(0, false);
+  SystemMemory memory(0, false);
+  Allocator a(memory);
   std::vector<Block> parts;
   for (int i = 0; i < 4; ++i) parts.push_back(a.Allocate(4 << 20, MemoryUse::kBuffer, "t"));
   const int64_t reserved = a.stats().cached_bytes + a.stats().live_bytes;
@@ -82,7 +85,8 @@ TEST(allocator_joins_free_neighbours) {
 }
 
 TEST(allocator_limit_frees_the_cache_first) {
-  Allocator a(8 << 20, false);
+  SystemMemory memory(8 << 20, false);
+  Allocator a(memory);
   Block small = a.Allocate(100, MemoryUse::kBuffer, "t");
   Block one = a.Allocate(6 << 20, MemoryUse::kBuffer, "t");
   CHECK_THROWS(a.Allocate(6 << 20, MemoryUse::kBuffer, "toy at step 3"), ErrorCode::kOutOfMemory,
@@ -99,14 +103,16 @@ TEST(allocator_limit_frees_the_cache_first) {
 }
 
 TEST(allocator_refuses_what_the_system_has_not) {
-  Allocator a(0, false);
+  SystemMemory memory(0, false);
+  Allocator a(memory);
   CHECK_THROWS(a.Allocate(1ll << 60, MemoryUse::kBuffer, "t"), ErrorCode::kOutOfMemory,
                "asked for");
 }
 
 TEST(allocator_injected_failure) {
-  Allocator a(0, false);
-  a.FailAllocation(2);
+  SystemMemory memory(0, false);
+  Allocator a(memory);
+  memory.FailAllocation(2);
   Block one = a.Allocate(10, MemoryUse::kBuffer, "t");
   CHECK_THROWS(a.Allocate(10, MemoryUse::kWorkspace, "t"), ErrorCode::kOutOfMemory,
                "out of memory");
@@ -116,7 +122,8 @@ TEST(allocator_injected_failure) {
 }
 
 TEST(allocator_guard_faults_past_the_end) {
-  Allocator a(0, true);
+  SystemMemory memory(0, true);
+  Allocator a(memory);
   Block block = a.Allocate(128, MemoryUse::kBuffer, "t");
   CHECK_EQ(static_cast<int>(block.data[127]), 0xff);
   int status[2];

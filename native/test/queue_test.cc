@@ -258,8 +258,9 @@ TEST(environments_share_a_device) {
 TEST(device_options) {
   CHECK_THROWS(Device::Open({.threads = -1}), ErrorCode::kConfig, "threads must be 0 to 1024");
   CHECK_THROWS(Device::Open({.memory_limit = -1}), ErrorCode::kConfig, "memory limit");
-  CHECK(Device::Open({.max_level = Level::kGeneric, .threads = 1})->level() == Level::kGeneric);
-  CHECK(Device::Open({.threads = 1})->level() == MachineLevel());
+  CHECK(Device::Open({.max_level = Level::kGeneric, .threads = 1})->level() ==
+        std::string("generic"));
+  CHECK(Device::Open({.threads = 1})->level() == std::string(LevelName(MachineLevel())));
   CHECK(Device::Open({})->threads() == DefaultThreads());
   Session s({.threads = 1, .memory_limit = 1 << 20});
   s.Submit(s.Begin().Alloc(1, 2 << 20));

@@ -8,8 +8,16 @@ import type { GoldenCase } from './golden.ts'
 import { type AnyOp, type Dev, isReferenceOnly } from './library.ts'
 import { type MatrixDType, type Prepared, prepare, prepareGolden } from './prepare.ts'
 
-/** The devices of one ISA level: they differ in threads only. Buffers end at guard pages, filled with NaN. */
-export type LevelDevices = { readonly level: string; readonly main: Dev; readonly others: readonly Dev[] }
+/**
+ * The devices of one ISA level: they differ in threads only. Buffers end at guard pages, filled with NaN.
+ * References run on `reference`, which has float64.
+ */
+export type LevelDevices = {
+  readonly level: string
+  readonly main: Dev
+  readonly others: readonly Dev[]
+  readonly reference: Dev
+}
 
 export type Subject = {
   readonly op: AnyOp
@@ -97,7 +105,7 @@ async function oneCase(
   const gradients = op.definition.differentiable !== false
   const options = { gradients, dyDType: dtype, seed, call: table.call }
   const kernel = await execute(devices.main, op, prepared, { ...options, reference: false })
-  const reference = await execute(devices.main, op, prepared, { ...options, reference: true })
+  const reference = await execute(devices.reference, op, prepared, { ...options, reference: true })
   const limits = limitsOf(testCase, dtype)
   const failures = compareExecuted(kernel, reference, limits, {
     ignore: testCase.ignoreOutputs ?? {},
@@ -109,7 +117,11 @@ async function oneCase(
   for (const device of [devices.main, ...devices.others]) {
     const again = await execute(device, op, prepared, { ...options, reference: false })
     const where =
-      device === devices.main ? 'a repeat' : `${device.threads} threads instead of ${devices.main.threads}`
+      device === devices.main
+        ? 'a repeat'
+        : device.threads === devices.main.threads
+          ? 'another device'
+          : `${device.threads} threads instead of ${devices.main.threads}`
     for (const kind of ['outputs', 'grads'] as const) {
       for (const [name, values] of kernel[kind]) {
         const difference = bitwiseDifference(again[kind].get(name) ?? [], values)
@@ -159,7 +171,7 @@ export async function checkGoldenKernels(
       const kernel = await execute(devices.main, op, prepared, { ...options, reference: false })
       if (dtype === 'f32')
         return compareExecuted(kernel, goldenExecuted(golden), KERNEL_LIMITS.f32, { gradients })
-      const reference = await execute(devices.main, op, prepared, { ...options, reference: true })
+      const reference = await execute(devices.reference, op, prepared, { ...options, reference: true })
       return compareExecuted(kernel, reference, KERNEL_LIMITS.bf16, {
         allowance: golden.bf16Error,
         gradients,

@@ -70,6 +70,14 @@ type GoldenCoverage = {
 /** Whether a backward is checked through its forward's gradients. */
 const isGradientOf = (op: AnyOp): boolean => typeof op.definition.reference === 'object'
 
+/** Kernels of the CPU that another device lacks, and ones that only it has. */
+export function missingOn(device: string, cpu: readonly string[], other: readonly string[]): string[] {
+  return [
+    ...cpu.filter((s) => !other.includes(s)).map((s) => `no ${device} kernel: ${s}`),
+    ...other.filter((s) => !cpu.includes(s)).map((s) => `${device} kernel without one of the CPU: ${s}`),
+  ]
+}
+
 /** Every disagreement between ops, kernels and case tables; empty when all is well. */
 export function disagreements(
   ops: readonly AnyOp[],

@@ -1,7 +1,17 @@
 // The one file of the runner that touches the library, so that the rest says what is checked and this
 // says how it is called.
 
-import { Device, ISA_LEVELS, type IsaLevel, scope, withDevice, withReference } from '../../../lib/index.ts'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import {
+  cudaStatus,
+  Device,
+  ISA_LEVELS,
+  type IsaLevel,
+  scope,
+  withDevice,
+  withReference,
+} from '../../../lib/index.ts'
 import { add, mul } from '../../../lib/ops/binary.ts'
 import { tensor } from '../../../lib/ops/create.ts'
 import { sum } from '../../../lib/ops/reduce.ts'
@@ -42,6 +52,24 @@ export function openDevice(options: { isa: IsaLevel; threads: number; guard: boo
   const device = Device.open(options)
   if (device.isa !== options.isa) throw new Error(`asked for ${options.isa}, the device runs ${device.isa}`)
   return device
+}
+
+/** The CUDA kernels compiled for the CPU (native/cuda/emulate), for machines without a GPU. */
+const EMULATED = fileURLToPath(
+  new URL('../../../build/cuda-emulated/libfuselm_cuda_emulated.so', import.meta.url),
+)
+
+/** The plugin whose kernels are tested here: that of a GPU, else the emulated one; or why there is none. */
+export function cudaPlugin(): { level: string; plugin: string } | { reason: string } {
+  const real = cudaStatus()
+  if (real.available) return { level: 'cuda', plugin: real.pluginPath }
+  if (existsSync(EMULATED)) return { level: 'cuda-emulated', plugin: EMULATED }
+  return { reason: `${real.reason}, and ${EMULATED} is not built (npm run build:cuda-emulated)` }
+}
+
+/** Buffers begin as NaN, and, emulated, end at an inaccessible page. */
+export function openCuda(plugin: string): Device {
+  return Device.open({ device: 'cuda', cudaPlugin: plugin, guard: true })
 }
 
 export function closeDevice(device: Device): void {

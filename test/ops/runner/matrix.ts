@@ -8,14 +8,17 @@ import {
   type LevelDevices,
   type Subject,
 } from './checks.ts'
-import { disagreements, ExecutionTally, goldenFailures } from './coverage.ts'
+import { disagreements, ExecutionTally, goldenFailures, missingOn } from './coverage.ts'
 import { checkFiniteDifferences } from './finite-differences.ts'
 import {
   closeDevice,
+  cudaPlugin,
+  type Dev,
   type IsaLevel,
   kernelCounts,
   liveStorages,
   machineLevels,
+  openCuda,
   openDevice,
 } from './library.ts'
 import { allOps, allSubjects } from './subjects.ts'
@@ -34,7 +37,21 @@ class Levels {
     if (known !== undefined) return known
     const [main, ...others] = THREADS.map((threads) => openDevice({ isa: level, threads, guard: true }))
     if (main === undefined) throw new Error('no device')
-    const devices = { level, main, others }
+    const devices = { level, main, others, reference: main }
+    this.#open.set(level, devices)
+    return devices
+  }
+
+  /** Two CUDA devices, with their references on the CPU. */
+  cuda({ level, plugin }: { level: string; plugin: string }, best: IsaLevel): LevelDevices {
+    const known = this.#open.get(level)
+    if (known !== undefined) return known
+    const devices = {
+      level,
+      main: openCuda(plugin),
+      others: [openCuda(plugin)],
+      reference: this.get(best).main,
+    }
     this.#open.set(level, devices)
     return devices
   }
@@ -56,6 +73,8 @@ class Levels {
   }
 }
 
+const signaturesOf = (device: Dev): string[] => [...new Set(kernelCounts(device).map((k) => k.signature))]
+
 /**
  * All tests of the matrix, in order. Run them in sequence: the last ones judge what the others ran.
  * @param only ops by name; all when empty (coverage is judged only then)
@@ -75,7 +94,11 @@ export async function matrixTests(
   const wholeOf = (name: string): Subject | undefined =>
     subjects.find((s) => name.startsWith(`${s.op.definition.name}.`))
   const levels = new Levels()
+  const cuda = cudaPlugin()
   const machine = machineLevels()
+  // FUSELM_LEVELS=cuda,avx2 runs the kernels of some levels alone; coverage is judged without it
+  const chosenLevels = (process.env['FUSELM_LEVELS'] ?? '').split(',').filter((name) => name !== '')
+  const wanted = (level: string): boolean => chosenLevels.length === 0 || chosenLevels.includes(level)
   const best = machine.at(-1) ?? 'generic'
   const tests: MatrixTest[] = []
   for (const subject of chosen) {
@@ -100,12 +123,12 @@ export async function matrixTests(
     if ((subject.table.errors ?? []).length > 0) {
       tests.push({ name: `${name} errors`, run: () => checkErrors(levels.get(best).main, subject) })
     }
-    for (const dtype of ['f32', 'bf16'] as const) {
-      for (const level of machine) {
+    const kernels = (level: string, devicesOf: () => LevelDevices): void => {
+      for (const dtype of ['f32', 'bf16'] as const) {
         tests.push({
           name: `${name} ${dtype} ${level}`,
           run: async () => {
-            const devices = levels.get(level)
+            const devices = devicesOf()
             return [
               ...(await checkCases(devices, subject, dtype)),
               ...(await checkGoldenKernels(devices, subject, dtype)),
@@ -114,17 +137,21 @@ export async function matrixTests(
         })
       }
     }
+    for (const level of machine) if (wanted(level)) kernels(level, () => levels.get(level))
+    if ('plugin' in cuda && wanted(cuda.level)) kernels(cuda.level, () => levels.cuda(cuda, best))
   }
   tests.push({
     name: 'nothing is left alive',
     run: async () => {
-      const signatures = [...new Set(kernelCounts(levels.get(best).main).map((k) => k.signature))]
+      const signatures = signaturesOf(levels.get(best).main)
+      const onCuda = 'plugin' in cuda ? signaturesOf(levels.cuda(cuda, best).main) : null
       const leaks = levels.close()
-      if (only.length > 0) return leaks
+      if (only.length > 0 || chosenLevels.length > 0) return leaks
       const covered = new Set(subjects.map((s) => s.op))
       return [
         ...leaks,
         ...disagreements(ops, signatures, covered),
+        ...(onCuda === null ? [] : missingOn('CUDA', signatures, onCuda)),
         ...levels.tally.neverRun().map((v) => `variant never run: ${v}`),
       ]
     },
