@@ -33,6 +33,7 @@ export {
 } from './decoder/decoder.ts'
 export { quantize } from './decoder/quantize.ts'
 export type { Session, SessionOptions } from './decoder/session.ts'
+export { type ExportedOnnx, type ExportOnnxOptions, exportOnnx } from './export/onnx.ts'
 export type { Completion, GeneratedPiece, Generation, Usage } from './generate/generation.ts'
 export type { FinishReason, GenerateOptions } from './generate/options.ts'
 export { parseSafetensors, SafetensorsFile } from './io/safetensors.ts'

@@ -10,6 +10,7 @@ import { chat } from './chat.ts'
 import { type Command, helpOf, readArguments, UsageError } from './command.ts'
 import { doctor } from './doctor.ts'
 import { evaluation } from './eval.ts'
+import { exportation } from './export.ts'
 import { generate } from './generate.ts'
 import { report } from './report.ts'
 import { tokenize } from './tokenize.ts'
@@ -20,6 +21,7 @@ const commands: Readonly<Record<string, Command>> = {
   generate,
   chat,
   eval: evaluation,
+  export: exportation,
   tokenize,
   report,
   doctor,

@@ -229,4 +229,4 @@ async function decoderOf(args: Arguments, tokenizer: Tokenizer, contextLength: n
 }
 
 const OURS =
-  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|options\.json|config\.json|model\.safetensors|tokenizer|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|\.lock)$/
+  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|options\.json|config\.json|model\.safetensors|tokenizer|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|\.lock)$/

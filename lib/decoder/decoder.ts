@@ -1,6 +1,5 @@
 // The facade: a model with its tokenizer. Create or load one, train it, ask it, save it.
 
-import { readFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import type { LoraAdapter } from '../adapters/adapter.ts'
 import type { LoraOptions } from '../adapters/config.ts'
@@ -16,6 +15,7 @@ import {
   makeGenerationCache,
 } from '../generate/generation.ts'
 import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } from '../generate/options.ts'
+import { writeAtomic } from '../io/atomic.ts'
 import type { CausalLm, ModelOptions } from '../models/causal-lm.ts'
 import { createModel } from '../models/family.ts'
 import { type LoadModelOptions, loadModel, loadModelInto, saveModel } from '../models/folder.ts'
@@ -29,6 +29,12 @@ import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type Evaluation, evaluate } from '../train/step.ts'
 import { type AdapterChoice, AdapterNames } from './adapters.ts'
+import {
+  GENERATION_CONFIG,
+  type GenerationConfig,
+  generationConfigText,
+  readGenerationConfig,
+} from './generation-config.ts'
 import { Session, type SessionOptions } from './session.ts'
 
 export type Prompt = string | readonly ChatMessage[] | Int32Array
@@ -78,7 +84,7 @@ export interface EvaluateOptions {
 export class Decoder {
   readonly model: CausalLm
   readonly tokenizer: Tokenizer
-  readonly #eosTokenIds: ReadonlySet<number>
+  readonly #generation: GenerationConfig
   /** Where it was loaded from. */
   readonly #folder: string | null
   readonly #adapters: AdapterNames
@@ -86,11 +92,11 @@ export class Decoder {
   private constructor(
     model: CausalLm,
     tokenizer: Tokenizer,
-    from: { readonly eosTokenIds: Iterable<number>; readonly folder: string | null },
+    from: { readonly generation: GenerationConfig; readonly folder: string | null },
   ) {
     this.model = model
     this.tokenizer = tokenizer
-    this.#eosTokenIds = new Set(from.eosTokenIds)
+    this.#generation = from.generation
     this.#folder = from.folder
     this.#adapters = new AdapterNames(model)
   }
@@ -110,10 +116,8 @@ export class Decoder {
     }
     const { bosTokenId, eosTokenId } = tokenizer
     const model = createModel(architecture, { bosTokenId, eosTokenId, ...config, vocabSize }, options)
-    return new Decoder(model, tokenizer, {
-      eosTokenIds: eosTokenId === null ? [] : [eosTokenId],
-      folder: null,
-    })
+    const eosTokenIds = new Set(eosTokenId === null ? [] : [eosTokenId])
+    return new Decoder(model, tokenizer, { generation: { eosTokenIds, json: {} }, folder: null })
   }
 
   /**
@@ -132,7 +136,7 @@ export class Decoder {
     }
     const replace = (weight: Tensor): Int8Weight => new Int8Weight(weight, int8 as Int8WeightOptions)
     const tokenizer = await Tokenizer.load(folder, signal === undefined ? {} : { signal })
-    const eos = await eosTokenIds(folder, tokenizer)
+    const generation = await readGenerationConfig(folder, tokenizer)
     const model = await loadModel(folder, { ...modelOptions, ...(typeof int8 === 'object' && { replace }) })
     if (model.size.vocabSize < tokenizer.vocabSize) {
       model.dispose()
@@ -140,18 +144,25 @@ export class Decoder {
         `${folder}: expected a tokenizer of at most ${model.size.vocabSize} entries, as the embedding has, found ${tokenizer.vocabSize}`,
       )
     }
-    return new Decoder(model, tokenizer, { eosTokenIds: eos, folder })
+    return new Decoder(model, tokenizer, { generation, folder })
   }
 
   /** @internal The tokenizer and the ends of this decoder, with another model. */
   withModel(model: CausalLm): Decoder {
-    return new Decoder(model, this.tokenizer, { eosTokenIds: this.#eosTokenIds, folder: this.#folder })
+    return new Decoder(model, this.tokenizer, { generation: this.#generation, folder: this.#folder })
   }
 
   /** Writes a folder that {@link Decoder.load} and Hugging Face read. */
   async save(folder: string): Promise<void> {
     await saveModel(this.model, folder)
+    await this.saveTokens(folder)
+  }
+
+  /** @internal What a folder holds besides the model: the tokenizer's files and generation_config.json. */
+  async saveTokens(folder: string): Promise<void> {
     await this.tokenizer.save(folder)
+    const text = new TextEncoder().encode(generationConfigText(this.#generation, this.tokenizer))
+    await writeAtomic(join(folder, GENERATION_CONFIG), (write) => write(text))
   }
 
   /** @internal The weights of a folder that `save` wrote, into this model. */
@@ -342,24 +353,6 @@ export class Decoder {
   }
 
   get #parts(): Pick<GenerationInputs, 'model' | 'tokenizer' | 'eosTokenIds'> {
-    return { model: this.model, tokenizer: this.tokenizer, eosTokenIds: this.#eosTokenIds }
+    return { model: this.model, tokenizer: this.tokenizer, eosTokenIds: this.#generation.eosTokenIds }
   }
-}
-
-/** `generation_config.json` and `config.json` may name several. */
-async function eosTokenIds(folder: string, tokenizer: Tokenizer): Promise<Set<number>> {
-  const found = new Set<number>(tokenizer.eosTokenId === null ? [] : [tokenizer.eosTokenId])
-  for (const name of ['generation_config.json', 'config.json']) {
-    let json: unknown
-    try {
-      json = JSON.parse(await readFile(join(folder, name), 'utf8'))
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === 'ENOENT') continue
-      if (!(error instanceof SyntaxError)) throw error
-      throw new FormatError(`${join(folder, name)}: expected JSON, found ${error.message}`)
-    }
-    const ids = (json as { eos_token_id?: unknown } | null)?.eos_token_id
-    for (const id of Array.isArray(ids) ? ids : [ids]) if (Number.isInteger(id)) found.add(id as number)
-  }
-  return found
 }

@@ -52,14 +52,8 @@ export async function saveModel(
   const { inputs, tensors, quantization } = storedWeights(model)
   const versions = tensors.map(({ storage }) => storage.version)
   const dtype = tensors.some((tensor) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
-  const keys = Object.entries({
-    ...familyOf(model.modelType).writeConfig(model),
-    torch_dtype: dtype,
-    ...(quantization !== null && { quantization_config: quantization }),
-  })
+  const config = configText(model, dtype, quantization === null ? {} : { quantization_config: quantization })
   await mkdir(folder, { recursive: true })
-  const config = Object.fromEntries(keys.sort(([a], [b]) => (a < b ? -1 : 1)))
-  const text = new TextEncoder().encode(`${JSON.stringify(config, null, 2)}\n`)
   const files = [
     ...weightFiles(inputs, maxShardBytes),
     {
@@ -71,13 +65,27 @@ export async function saveModel(
             'saveModel: the weights changed while they were saved; save between two steps',
           )
         }
-        await write(text)
+        await write(new TextEncoder().encode(config))
       },
     },
   ]
   const names = new Set(files.map(({ name }) => name))
   const obsolete = (await readdir(folder)).filter((name) => isWeightsFile(name) && !names.has(name))
   await writeTogether(folder, files, { obsolete })
+}
+
+/**
+ * The text of config.json.
+ * @param dtype of its files, as Hugging Face names it
+ */
+export function configText(
+  model: CausalLm,
+  dtype: string,
+  further: Readonly<Record<string, unknown>>,
+): string {
+  const entries = { ...familyOf(model.modelType).writeConfig(model), torch_dtype: dtype, ...further }
+  const keys = Object.entries(entries).sort(([a], [b]) => (a < b ? -1 : 1))
+  return `${JSON.stringify(Object.fromEntries(keys), null, 2)}\n`
 }
 
 /**

@@ -39,8 +39,9 @@ class Gpt2Attention extends Module {
   /** Query, key and value, one after another: [3 D, D]. */
   readonly cAttn: Linear
   readonly cProj: Linear
+  /** Of scores. */
+  readonly scale: number
   readonly #heads: number
-  readonly #scale: number
 
   constructor(init: Initializer, c: Gpt2Config, layer: number) {
     super()
@@ -48,7 +49,7 @@ class Gpt2Attention extends Module {
     this.cProj = new Linear(init, c.nEmbd, c.nEmbd, { std: residualStd(c), bias: true })
     this.#heads = c.nHead
     const byHead = c.scaleAttnWeights ? Math.sqrt(c.nEmbd / c.nHead) : 1
-    this.#scale = 1 / (byHead * (c.scaleAttnByInverseLayerIdx ? layer + 1 : 1))
+    this.scale = 1 / (byHead * (c.scaleAttnByInverseLayerIdx ? layer + 1 : 1))
   }
 
   override forward(x_BTD: Tensor, call: LayerOptions): Tensor {
@@ -59,13 +60,13 @@ class Gpt2Attention extends Module {
     ) as [Tensor, Tensor, Tensor]
     const o_BTHK = layerCache
       ? layerCache.attend(this.#scaled(q_BTHK), k_BTHK, v_BTHK)
-      : attention(q_BTHK, k_BTHK, v_BTHK, { first, scale: this.#scale })
+      : attention(q_BTHK, k_BTHK, v_BTHK, { first, scale: this.scale })
     return this.cProj.forward(o_BTHK.reshape([batch, steps, size]), call)
   }
 
   /** Queries for a cache, which divides scores by the root of the head size. */
   #scaled(q: Tensor): Tensor {
-    const factor = this.#scale * Math.sqrt(q.shape.at(-1) ?? 1)
+    const factor = this.scale * Math.sqrt(q.shape.at(-1) ?? 1)
     return factor === 1 ? q : mul(q, factor)
   }
 }

@@ -129,6 +129,10 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
     err: expect.stringContaining('no chat template'),
   })
 
+  const exported = fuselm('export', '--model', 'run', '--onnx', 'onnx', '--weights', 'int8', '--group', '32')
+  expect(exported).toMatchObject({ status: 0, out: `${join('onnx', 'onnx', 'model_int8.onnx')}\n`, err: '' })
+  expect(readdirSync(join(folder, 'onnx'))).toContain('tokenizer.json')
+
   expect(train('--steps', '2', '--overwrite').status).toBe(0)
   writeFileSync(join(folder, 'run/notes.txt'), 'mine')
   expect(train('--steps', '2', '--overwrite')).toMatchObject({
