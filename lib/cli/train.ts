@@ -1,30 +1,21 @@
-import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
-import { join } from 'node:path'
+import { readFile } from 'node:fs/promises'
 import { TextDataset } from '../data/dataset.ts'
 import { Decoder } from '../decoder/decoder.ts'
-import { writeAtomic } from '../io/atomic.ts'
-import { ConfigError } from '../runtime/errors.ts'
+import { ConfigError, ValueError } from '../runtime/errors.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { differences, flatten, type Identity } from '../train/identity.ts'
+import type { TrainerOptions } from '../train/options.ts'
 import { Progress } from '../train/progress.ts'
+import { checkUse, newestCheckpoint } from '../train/run-folder.ts'
+import { loadState } from '../train/state.ts'
 import { Trainer } from '../train/trainer.ts'
 import { type Arguments, type Command, fail, type OptionSpec } from './command.ts'
 import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
 
 const DTYPES = ['f32', 'bf16'] as const
-const OPTIONS_FILE = 'options.json'
-/** What a resumed run may say anew: how long, how often, where it runs. */
-const MAY_CHANGE = [
-  'steps',
-  'epochs',
-  'resume',
-  'overwrite',
-  'save-every',
-  'eval-every',
-  'device',
-  'out',
-  'config',
-]
+/** What a resumed run may say anew: how long, and where. */
+const MAY_CHANGE = ['steps', 'epochs', 'resume', 'overwrite', 'device', 'out']
 
 export const train: Command = {
   summary: 'trains a model from scratch, or goes on with one',
@@ -58,163 +49,199 @@ export const train: Command = {
   },
 
   async run(args) {
-    const out = args.required('out')
-    const paths = args.texts('data')
-    const files = await expandFiles('data', paths)
-    if (args.flag('resume') && args.flag('overwrite')) fail('--resume and --overwrite exclude each other')
-    useDevice(args)
-    args.oneOf('dtype', DTYPES)
-    await claim(out, args)
-
-    const say = (text: string): void => {
-      process.stdout.write(`${text}\n`)
+    const stop = new Stop()
+    try {
+      return await run(args, stop)
+    } catch (error) {
+      if (stop.status !== 0 && error === stop.signal.reason) return stop.status
+      if (error instanceof ConfigError || error instanceof ValueError) fail(error.message)
+      throw error
+    } finally {
+      stop.end()
     }
-    const tokenizer = await tokenizerOf(args, out, files, say)
-    const contextLength = args.number('context') ?? 256
-    const holdOut = args.number('hold-out') ?? 0.05
-    const seed = args.number('seed') ?? 0
-    const options = { tokenizer, contextLength, seed }
-    const { train: rows, validation }: { train: TextDataset; validation: TextDataset | null } =
-      holdOut > 0
-        ? await TextDataset.fromFiles(files, { ...options, holdOut })
-        : { train: await TextDataset.fromFiles(files, options), validation: null }
+  },
+}
+
+/** The first signal ends the run after its step, with a checkpoint; the second at once. */
+class Stop {
+  /** What the process ends with; 0 while nobody has asked it to. */
+  status = 0
+  readonly #controller = new AbortController()
+  readonly #handlers = [
+    ['SIGINT', this.#on('SIGINT', 130)],
+    ['SIGTERM', this.#on('SIGTERM', 143)],
+  ] as const
+
+  constructor() {
+    for (const [signal, handler] of this.#handlers) process.on(signal, handler)
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  #on(signal: NodeJS.Signals, status: number): () => void {
+    return () => {
+      if (this.status !== 0) process.exit(status)
+      this.status = status
+      process.stderr.write(`\n${signal}: finishing the step and saving; once more quits\n`)
+      this.#controller.abort(new Error(signal))
+    }
+  }
+
+  end(): void {
+    for (const [signal, handler] of this.#handlers) process.off(signal, handler)
+  }
+}
+
+/** Nothing is written to the folder of the run before all that it is made of is there. */
+async function run(args: Arguments, { signal }: Stop): Promise<number> {
+  const out = args.required('out')
+  const use = { resume: args.flag('resume'), overwrite: args.flag('overwrite') }
+  if (use.resume && use.overwrite) fail('--resume and --overwrite exclude each other')
+  const files = await expandFiles('data', args.texts('data'))
+  useDevice(args)
+  args.oneOf('dtype', DTYPES)
+  const config = await readConfig(args.text('config'))
+  const identity = given(args, config)
+  await checkUse(out, use)
+  const checkpoint = use.resume ? await newestCheckpoint(out) : null
+  if (checkpoint !== null) await checkSameOptions(checkpoint, identity)
+
+  const say = (text: string): void => {
+    process.stdout.write(`${text}\n`)
+  }
+  const tokenizer = await tokenizerOf(args, checkpoint, files, { say, signal })
+  const contextLength = args.number('context') ?? 256
+  const holdOut = args.number('hold-out') ?? 0.05
+  const seed = args.number('seed') ?? 0
+  const options = { tokenizer, contextLength, seed, signal }
+  const { train: rows, validation }: { train: TextDataset; validation: TextDataset | null } =
+    holdOut > 0
+      ? await TextDataset.fromFiles(files, { ...options, holdOut })
+      : { train: await TextDataset.fromFiles(files, options), validation: null }
+  let decoder: Decoder | undefined
+  try {
     const held = validation === null ? '' : `; ${validation.tokens.toLocaleString('en')} held out`
     say(`${rows.tokens.toLocaleString('en')} tokens to train on${held}`)
-
-    const decoder = await decoderOf(args, tokenizer, contextLength)
+    decoder = await decoderOf(args, { checkpoint, tokenizer, contextLength, config, signal })
     for (const pattern of args.texts('freeze')) decoder.freeze(pattern)
     say(`${decoder.model.parameterCount().toLocaleString('en')} parameters`)
-    const [steps, epochs, minutes] = [args.number('steps'), args.number('epochs'), args.number('minutes')]
-    const given = (name: string, value: number | undefined): object =>
-      value === undefined ? {} : { [name]: value }
-    const length =
-      steps === undefined && epochs === undefined && minutes === undefined
-        ? { steps: 1000 }
-        : { ...given('steps', steps), ...given('epochs', epochs), ...given('minutes', minutes) }
     const trainer = new Trainer(decoder, {
       train: rows,
       validation,
       out,
       seed,
-      ...length,
+      identity,
+      ...use,
+      ...lengthOf(args),
       batchSize: args.number('batch') ?? 16,
       accumulate: args.number('accumulate') ?? 1,
       optimizer: { learningRate: args.number('learning-rate') ?? 1e-3 },
-      resume: args.flag('resume'),
-      ...given('saveEvery', args.number('save-every')),
-      ...given('evalEvery', args.number('eval-every')),
+      ...numbers(args, { saveEvery: 'save-every', evalEvery: 'eval-every' }),
     })
+    const progress = new Progress(process.stdout)
     try {
-      return await follow(trainer)
-    } catch (error) {
-      if (error instanceof ConfigError) fail(error.message)
-      throw error
+      for await (const event of trainer.run({ signal })) progress.show(event)
     } finally {
-      decoder.dispose()
-      await rows.close()
-      await validation?.close()
+      progress.end()
     }
-  },
-}
-
-/** Shows a run until it ends. The first signal ends it after the step; the second at once. */
-async function follow(trainer: Trainer): Promise<number> {
-  const controller = new AbortController()
-  let status = 0
-  const on = (signal: NodeJS.Signals, code: number) => (): void => {
-    if (controller.signal.aborted) process.exit(code)
-    status = code
-    process.stderr.write(`\n${signal}: finishing the step and saving; once more quits\n`)
-    controller.abort(new Error(signal))
-  }
-  const handlers = [
-    ['SIGINT', on('SIGINT', 130)],
-    ['SIGTERM', on('SIGTERM', 143)],
-  ] as const
-  for (const [signal, handler] of handlers) process.on(signal, handler)
-  const progress = new Progress(process.stdout)
-  try {
-    for await (const event of trainer.run({ signal: controller.signal })) progress.show(event)
     return 0
-  } catch (error) {
-    if (error !== controller.signal.reason) throw error
-    return status
   } finally {
-    progress.end()
-    for (const [signal, handler] of handlers) process.off(signal, handler)
+    decoder?.dispose()
+    await rows.close()
+    await validation?.close()
   }
 }
 
-/** Takes the folder: a new or an empty one, or the run that is to go on. */
-async function claim(out: string, args: Arguments): Promise<void> {
-  await mkdir(out, { recursive: true })
-  const names = (await readdir(out)).filter((name) => name !== '.lock')
-  const path = join(out, OPTIONS_FILE)
-  const now = Object.fromEntries(
+/** Options of the Trainer from those of the command line that are there. */
+function numbers(
+  args: Arguments,
+  names: Readonly<Partial<Record<keyof TrainerOptions, string>>>,
+): Partial<TrainerOptions> {
+  const entries = Object.entries(names).map(([key, option]) => [key, args.number(option)] as const)
+  return Object.fromEntries(entries.filter(([, value]) => value !== undefined))
+}
+
+function lengthOf(args: Arguments): Partial<TrainerOptions> {
+  const length = numbers(args, { steps: 'steps', epochs: 'epochs', minutes: 'minutes' })
+  return Object.keys(length).length === 0 ? { steps: 1000 } : length
+}
+
+async function readConfig(path: string | undefined): Promise<Record<string, unknown>> {
+  if (path === undefined) return {}
+  let json: unknown
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'))
+  } catch (error) {
+    fail(`--config ${path}: ${(error as Error).message}`)
+  }
+  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
+    fail(`--config ${path}: expected a JSON object`)
+  }
+  return json as Record<string, unknown>
+}
+
+/** What the command line says of the run, by option; of `--config` what is in the file. */
+function given(args: Arguments, config: Readonly<Record<string, unknown>>): Identity {
+  const value = (name: string): unknown => {
+    const { type, many } = train.options[name] as OptionSpec
+    if (name === 'config') return config
+    if (many) return args.texts(name)
+    return type === 'number' ? args.number(name) : type === 'boolean' ? args.flag(name) : args.text(name)
+  }
+  return Object.fromEntries(
     Object.keys(train.options)
       .filter((name) => !MAY_CHANGE.includes(name) && args.has(name))
-      .map((name) => [name, optionValue(args, name)]),
+      .map((name) => [`--${name}`, value(name)]),
   )
-  if (args.flag('overwrite')) {
-    for (const name of names) if (OURS.test(name)) await rm(join(out, name), { recursive: true })
-    const others = names.filter((name) => !OURS.test(name))
-    if (others.length > 0)
-      fail(`--out ${out} holds other files (${others.slice(0, 3).join(', ')}); nothing of them is touched`)
-  } else if (args.flag('resume')) {
-    const text = await readFile(path, 'utf8').catch(() => null)
-    if (text !== null) checkSameOptions(JSON.parse(text) as Record<string, unknown>, now)
-  } else if (names.length > 0) {
-    fail(`--out ${out} is not empty; pass --resume to go on with the run in it, or --overwrite`)
-  }
-  const bytes = new TextEncoder().encode(`${JSON.stringify(now, null, 2)}\n`)
-  await writeAtomic(path, (write) => write(bytes))
 }
 
-function optionValue(args: Arguments, name: string): unknown {
-  const { type, many } = train.options[name] as OptionSpec
-  if (many) return args.texts(name)
-  return type === 'number' ? args.number(name) : type === 'boolean' ? args.flag(name) : args.text(name)
-}
-
-function checkSameOptions(saved: Record<string, unknown>, now: Record<string, unknown>): void {
-  const names = [...new Set([...Object.keys(saved), ...Object.keys(now)])]
-  const differences = names.filter((name) => JSON.stringify(saved[name]) !== JSON.stringify(now[name]))
-  if (differences.length === 0) return
-  const shown = differences.map(
-    (name) =>
-      `--${name} was ${JSON.stringify(saved[name]) ?? 'not given'} and is ${JSON.stringify(now[name]) ?? 'not given'}`,
-  )
-  fail(`this run began with other options: ${shown.join('; ')}; only --steps and --epochs may grow`)
+/** Says before any work what the Trainer would say after it, in the words of the command line. */
+async function checkSameOptions(checkpoint: string, now: Identity): Promise<void> {
+  const { settings } = await loadState(checkpoint)
+  const saved = Object.fromEntries(Object.entries(settings).filter(([name]) => name.startsWith('--')))
+  const found = differences(saved, flatten(now))
+  if (found.length === 0) return
+  fail(`this run began with other options: ${found.join('; ')}; only --steps and --epochs may grow`)
 }
 
 async function tokenizerOf(
   args: Arguments,
-  out: string,
+  checkpoint: string | null,
   files: readonly string[],
-  say: (text: string) => void,
+  { say, signal }: { say: (text: string) => void; signal: AbortSignal },
 ): Promise<Tokenizer> {
-  const folder = args.text('tokenizer') ?? args.text('init')
-  if (folder !== undefined) return Tokenizer.load(folder)
-  const own = join(out, 'tokenizer')
-  const saved = args.flag('resume') ? await Tokenizer.load(own).catch(() => null) : null
-  if (saved !== null) return saved
+  const folder = checkpoint ?? args.text('tokenizer') ?? args.text('init')
+  if (folder !== undefined) return Tokenizer.load(folder, { signal })
   const vocabSize = args.number('vocab-size') ?? 4096
   say(`training a tokenizer of ${vocabSize} entries on ${files.length} files`)
   const plain = files.filter((file) => !file.endsWith('.jsonl'))
   if (plain.length === 0) fail('--tokenizer is needed where all data is .jsonl')
-  const tokenizer = await Tokenizer.train({ files: plain, vocabSize })
-  await tokenizer.save(own)
-  return tokenizer
+  return Tokenizer.train({ files: plain, vocabSize, signal })
 }
 
-async function decoderOf(args: Arguments, tokenizer: Tokenizer, contextLength: number): Promise<Decoder> {
+async function decoderOf(
+  args: Arguments,
+  {
+    checkpoint,
+    tokenizer,
+    contextLength,
+    config,
+    signal,
+  }: {
+    checkpoint: string | null
+    tokenizer: Tokenizer
+    contextLength: number
+    config: Readonly<Record<string, unknown>>
+    signal: AbortSignal
+  },
+): Promise<Decoder> {
   const dtype = args.oneOf('dtype', DTYPES)
-  const init = args.text('init')
-  if (init !== undefined) return Decoder.load(init, dtype === undefined ? {} : { dtype })
+  const from = checkpoint ?? args.text('init')
+  if (from !== undefined) return Decoder.load(from, { signal, ...(dtype !== undefined && { dtype }) })
   const hiddenSize = args.number('hidden') ?? 256
   const heads = args.number('heads') ?? 4
-  const file = args.text('config')
-  const more = file === undefined ? {} : (JSON.parse(await readFile(file, 'utf8')) as Record<string, unknown>)
   const shape = {
     hiddenSize,
     numHiddenLayers: args.number('layers') ?? 8,
@@ -223,10 +250,7 @@ async function decoderOf(args: Arguments, tokenizer: Tokenizer, contextLength: n
     intermediateSize: hiddenSize * 3,
     maxPositionEmbeddings: Math.max(contextLength, 256),
     tieWordEmbeddings: true,
-    ...more,
+    ...config,
   }
   return Decoder.create(shape, { tokenizer, dtype: dtype ?? 'bf16', seed: args.number('seed') ?? 0 })
 }
-
-const OURS =
-  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|options\.json|config\.json|model\.safetensors|tokenizer|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|\.lock)$/

@@ -55,9 +55,11 @@ export class TextDataset {
   readonly #file: TokenFile
   readonly #layout: Layout
   readonly #unordered: Layout
+  readonly #order: Readonly<Record<string, unknown>>
 
   private constructor(file: TokenFile, layout: 'stream' | 'examples', options: LayoutOptions) {
     this.#file = file
+    this.#order = { layout, seed: options.seed }
     this.contextLength = options.contextLength
     this.tokens = file.tokens
     this.documents = file.documentEnds.length
@@ -171,6 +173,12 @@ export class TextDataset {
       )
       yield await this.#read(this.#unordered, indices)
     }
+  }
+
+  /** @internal What decides the rows and their order, as plain data. */
+  async identity(): Promise<Readonly<Record<string, unknown>>> {
+    const { contextLength, tokens, rows } = this
+    return { tokens, rows, contextLength, ...this.#order, digest: await this.#file.digest() }
   }
 
   close(): Promise<void> {

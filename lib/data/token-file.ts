@@ -9,12 +9,16 @@
 //
 // Little-endian. The counts are written last: a file that was not finished says 0 tokens.
 
+import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
 
 const MAGIC = 'FSLMTOK1'
 const HEADER_BYTES = 32
 const BUFFERED = 1 << 18 // tokens
+// of which a digest is made: enough to tell corpora apart, little enough to read at every start
+const DIGEST_PARTS = 64
+const DIGEST_BYTES = 4096
 
 /** Writes a token file, document after document. */
 export class TokenFileWriter {
@@ -166,6 +170,28 @@ export class TokenFile {
       ids[i] = value >= mark ? value - mark : value
       labels[i] = value >= mark ? -100 : value
     }
+  }
+
+  /** A hash of the counts, the ends of documents and tokens from all over the file. */
+  async digest(): Promise<string> {
+    const hash = createHash('sha256').update(`${this.tokens} ${this.documentEnds.length} ${this.#width}`)
+    hash.update(
+      new Uint8Array(
+        this.documentEnds.buffer,
+        this.documentEnds.byteOffset,
+        Math.min(this.documentEnds.byteLength, DIGEST_BYTES),
+      ),
+    )
+    const bytes = this.tokens * this.#width
+    for (let part = 0; part < DIGEST_PARTS; part++) {
+      const at = Math.floor(((bytes - DIGEST_BYTES) * part) / (DIGEST_PARTS - 1))
+      if (at < 0 && part > 0) break // a small file is read once, whole
+      const begin = Math.max(0, at)
+      hash.update(
+        await readFully(this.#file, this.path, HEADER_BYTES + begin, Math.min(DIGEST_BYTES, bytes - begin)),
+      )
+    }
+    return hash.digest('hex').slice(0, 16)
   }
 
   close(): Promise<void> {

@@ -23,6 +23,22 @@ async function processStart(pid: number): Promise<string> {
   }
 }
 
+/** The step of a checkpoint's folder, by its name; null for other names. */
+export function checkpointStep(name: string): number | null {
+  const match = NAME.exec(name)
+  return match === null ? null : Number(match[1])
+}
+
+/** Steps of the complete checkpoints in a folder, ascending; it need not be one's own. */
+export async function completeCheckpoints(folder: string): Promise<number[]> {
+  const found: number[] = []
+  for (const name of await readdir(folder)) {
+    const step = checkpointStep(name)
+    if (step !== null && (await isComplete(join(folder, name)))) found.push(step)
+  }
+  return found.sort((a, b) => a - b)
+}
+
 /** The checkpoints of one training run. One process at a time has the folder. */
 export class CheckpointFolder {
   readonly path: string
@@ -34,7 +50,7 @@ export class CheckpointFolder {
   }
 
   /**
-   * Takes the folder, making it where it is missing.
+   * Takes the folder, making it where it is missing, and clears what a killed process left half done.
    * @throws ConfigError when another process that is alive has it
    */
   static async open(path: string): Promise<CheckpointFolder> {
@@ -52,13 +68,8 @@ export class CheckpointFolder {
   }
 
   /** Steps of the complete checkpoints, ascending. */
-  async steps(): Promise<number[]> {
-    const found: number[] = []
-    for (const name of await readdir(this.path)) {
-      const match = NAME.exec(name)
-      if (match !== null && (await isComplete(join(this.path, name)))) found.push(Number(match[1]))
-    }
-    return found.sort((a, b) => a - b)
+  steps(): Promise<number[]> {
+    return completeCheckpoints(this.path)
   }
 
   folderOf(step: number): string {

@@ -3,6 +3,7 @@
 import { join } from 'node:path'
 import { writeAtomic } from '../io/atomic.ts'
 import { checkOptions } from '../runtime/options.ts'
+import { REPORT_FILE } from '../train/run-folder.ts'
 import { count, escapeHtml, page, shown } from './html.ts'
 import { type Curve, lineChart } from './line-chart.ts'
 import { type RunData, readRun } from './run.ts'
@@ -51,7 +52,7 @@ export interface ReportSample {
  */
 export async function writeReport(options: ReportOptions): Promise<string> {
   const html = renderReport(await readRun(options.run), options)
-  const path = options.out ?? join(options.run, 'report.html')
+  const path = options.out ?? join(options.run, REPORT_FILE)
   await writeAtomic(path, (write) => write(new TextEncoder().encode(html)))
   return path
 }

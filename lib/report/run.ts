@@ -7,7 +7,7 @@ import { createInterface } from 'node:readline'
 import { readJsonObject } from '../io/checkpoints.ts'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
 import type { EvalEvent, SampleEvent, StepEvent } from '../train/events.ts'
-import { METRICS_FILE } from '../train/metrics.ts'
+import { METRICS_FILE } from '../train/run-folder.ts'
 import { loadState } from '../train/state.ts'
 
 export interface RunData {

@@ -5,9 +5,7 @@ import { join } from 'node:path'
 import { TensorBoardWriter } from '../io/tensorboard.ts'
 import { FormatError } from '../runtime/errors.ts'
 import type { TrainerEvent } from './events.ts'
-
-/** A run's events, one JSON object a line. */
-export const METRICS_FILE = 'metrics.jsonl'
+import { METRICS_FILE, TENSORBOARD_FOLDER } from './run-folder.ts'
 
 /** TensorBoard's tags of an event. */
 function scalarsOf(event: TrainerEvent): Record<string, number> | null {
@@ -45,7 +43,7 @@ export class MetricsLog {
    */
   static async open(folder: string, { length, step }: { length: number; step: number }): Promise<MetricsLog> {
     const path = join(folder, METRICS_FILE)
-    const boards = join(folder, 'tensorboard')
+    const boards = join(folder, TENSORBOARD_FOLDER)
     await mkdir(boards, { recursive: true })
     const file = await open(path, length === 0 ? 'w' : 'r+')
     try {

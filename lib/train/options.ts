@@ -2,7 +2,7 @@
 
 import { LoraAdapter } from '../adapters/adapter.ts'
 import type { TextDataset } from '../data/dataset.ts'
-import type { Decay } from '../optim/schedule.ts'
+import { type Decay, schedule } from '../optim/schedule.ts'
 import { ConfigError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
 
@@ -62,6 +62,11 @@ export interface TrainerOptions {
   readonly resume?: boolean
   /** Clears an earlier run from `out`. Default false: a folder in use is refused. */
   readonly overwrite?: boolean
+  /**
+   * What else makes this run what it is (a version of the data, of the code), as JSON holds it: to go on with
+   * the run it must be the same, as all options must but for `steps` and `epochs`. Default `{}`.
+   */
+  readonly identity?: Readonly<Record<string, unknown>>
 }
 
 export interface OptimizerOptions {
@@ -121,6 +126,7 @@ const OPTIONS: readonly (keyof TrainerOptions)[] = [
   'maxSkipped',
   'resume',
   'overwrite',
+  'identity',
 ]
 const MANY = 2 ** 31 - 1
 
@@ -195,6 +201,8 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
       `${where}: with minutes, schedule.warmup must be at least ${MEASURED_STEPS}, received ${warmup}`,
     )
   }
+  // what is wrong is said before the folder of an earlier run is touched
+  schedule({ learningRate, steps: steps ?? MEASURED_STEPS, warmup: warmup ?? 0, decay, floor })
   return {
     train: options.train,
     adapter: options.adapter ?? null,
@@ -221,6 +229,7 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     maxSkipped: integer('maxSkipped', 10, 1),
     resume: options.resume ?? false,
     overwrite: options.overwrite ?? false,
+    identity: options.identity ?? {},
   }
 }
 
@@ -232,50 +241,4 @@ export function stepsBetween(every: number, steps: number): number {
 /** Steps of warm-up when nobody says; `steps` is null while `minutes` are not measured yet. */
 export function defaultWarmup(steps: number | null): number {
   return steps === null ? MEASURED_STEPS : Math.max(1, Math.min(100, Math.ceil(steps / 20)))
-}
-
-/** What decides the numbers of a run, as plain data: a resumed run must say the same. */
-export function fingerprint(
-  settings: TrainerSettings,
-  parameters: readonly string[],
-): Record<string, unknown> {
-  const { train, batchSize, accumulate, optimizer, schedule, clipNorm, dropout, seed, minutes } = settings
-  return {
-    batchSize,
-    accumulate,
-    contextLength: train.contextLength,
-    trainTokens: train.tokens,
-    trainRows: train.rows,
-    learningRate: optimizer.learningRate,
-    weightDecay: optimizer.weightDecay,
-    betas: [...optimizer.betas],
-    eps: optimizer.eps,
-    warmup: schedule.warmup,
-    decay: schedule.decay,
-    floor: schedule.floor,
-    clipNorm,
-    dropout,
-    seed,
-    minutes,
-    parameters: parameters.length,
-    parameterNames: parameters.slice(0, 3),
-  }
-}
-
-/**
- * Names what differs between the run that was saved and the one that would go on.
- * @throws ConfigError
- */
-export function checkSameRun(
-  saved: Readonly<Record<string, unknown>>,
-  now: Readonly<Record<string, unknown>>,
-): void {
-  const names = [...new Set([...Object.keys(saved), ...Object.keys(now)])]
-  const differences = names
-    .filter((name) => JSON.stringify(saved[name]) !== JSON.stringify(now[name]))
-    .map((name) => `${name} was ${JSON.stringify(saved[name])} and is ${JSON.stringify(now[name])}`)
-  if (differences.length === 0) return
-  throw new ConfigError(
-    `Trainer: the run in this folder had other options: ${differences.join('; ')}. Only steps and epochs may grow.`,
-  )
 }

@@ -1,33 +1,24 @@
 // A run from its first step, or the one it left off at, to its end. JavaScript only enqueues: while step N
 // runs, the numbers of step N-1 come up.
 
-import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Batch } from '../data/rows.ts'
 import { writeAtomic } from '../io/atomic.ts'
-import { CheckpointFolder, readJsonObject } from '../io/checkpoints.ts'
+import { type CheckpointFolder, readJsonObject } from '../io/checkpoints.ts'
 import { DropoutKeys } from '../nn/dropout.ts'
 import { AdamW } from '../optim/adam-w.ts'
 import { schedule } from '../optim/schedule.ts'
 import { ConfigError, DivergedError } from '../runtime/errors.ts'
+import type { Tensor } from '../tensor/tensor.ts'
 import type { TrainerEvent } from './events.ts'
 import { allFinite } from './finite.ts'
+import { checkSameRun, differences, type Identity, identityOf } from './identity.ts'
 import { MetricsLog } from './metrics.ts'
-import {
-  checkSameRun,
-  defaultWarmup,
-  fingerprint,
-  MEASURED_STEPS,
-  stepsBetween,
-  type TrainerSettings,
-} from './options.ts'
+import { defaultWarmup, MEASURED_STEPS, stepsBetween, type TrainerSettings } from './options.ts'
+import { openRunFolder, PLAN_FILE } from './run-folder.ts'
 import { loadOptimizer, loadState, type RunState, saveState } from './state.ts'
 import { enqueueStep, evaluate, type StepValues } from './step.ts'
 import type { Subject } from './subject.ts'
-
-const PLAN = 'plan.json'
-const OURS =
-  /^(?:checkpoint-\d+|metrics\.jsonl|tensorboard|plan\.json|report\.html|config\.json|model\.safetensors|adapter_config\.json|adapter_model\.safetensors|tokenizer\.json|tokenizer_config\.json|chat_template\.jinja|generation_config\.json|trainer_state\.json)$/
 
 const FRESH = { metricsLength: 0, finished: false }
 
@@ -43,7 +34,8 @@ export class Run {
   readonly #settings: TrainerSettings
   readonly #emit: (event: TrainerEvent) => void
   readonly #optimizer: AdamW
-  readonly #identity: Record<string, unknown>
+  readonly #trained: ReadonlyMap<string, Tensor>
+  #identity: Identity = {}
   #steps: number
   #step = 0
   #best: RunState['best'] = null
@@ -62,8 +54,7 @@ export class Run {
     this.#settings = settings
     this.#emit = emit
     this.#optimizer = new AdamW({ parameters: trainable, learningRate, weightDecay, betas, eps, clipNorm })
-    const names = trainable.map(([name]) => name)
-    this.#identity = { ...fingerprint(settings, names), ...subject.identity }
+    this.#trained = new Map(trainable)
     this.#steps = settings.steps ?? 0
   }
 
@@ -76,7 +67,9 @@ export class Run {
     let end: (() => void) | null = null
     try {
       end = this.#subject.begin()
-      const folder = await CheckpointFolder.open(this.#settings.out)
+      const { out, resume, overwrite } = this.#settings
+      this.#identity = await identityOf(this.#settings, this.#subject, this.#trained)
+      const folder = await openRunFolder(out, { resume, overwrite })
       try {
         await this.#runIn(folder)
       } finally {
@@ -89,9 +82,7 @@ export class Run {
   }
 
   async #runIn(folder: CheckpointFolder): Promise<void> {
-    const { out, resume, overwrite } = this.#settings
-    if (overwrite) await clear(out)
-    else if (!resume) await refuseUsed(out)
+    const { out, resume } = this.#settings
     const { metricsLength, finished } = resume ? await this.#resume(folder) : FRESH
     await this.#plan()
     const log = await MetricsLog.open(out, { length: metricsLength, step: this.#step })
@@ -107,10 +98,7 @@ export class Run {
   /** Takes up the newest complete checkpoint, if there is one. */
   async #resume(folder: CheckpointFolder): Promise<typeof FRESH> {
     const newest = (await folder.steps()).at(-1)
-    if (newest === undefined) {
-      await clear(folder.path, (name) => name !== PLAN)
-      return FRESH
-    }
+    if (newest === undefined) return FRESH
     const from = folder.folderOf(newest)
     const state = await loadState(from)
     checkSameRun(state.settings, this.#identity)
@@ -133,12 +121,14 @@ export class Run {
   /** With `minutes`: the number of steps that an earlier process fixed. */
   async #plan(): Promise<void> {
     if (this.#steps > 0) return
-    const path = join(this.#settings.out, PLAN)
+    const path = join(this.#settings.out, PLAN_FILE)
     const plan = await readJsonObject(path).catch((error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT') return null
       throw error
     })
-    if (plan !== null && Number.isInteger(plan['steps'])) this.#steps = plan['steps'] as number
+    const same =
+      plan !== null && differences((plan['settings'] ?? {}) as Identity, this.#identity).length === 0
+    if (same && Number.isInteger(plan['steps'])) this.#steps = plan['steps'] as number
   }
 
   async #loop(folder: CheckpointFolder, log: MetricsLog): Promise<void> {
@@ -164,6 +154,11 @@ export class Run {
     let reason: 'steps' | 'earlyStopping' | 'stopped' = 'steps'
 
     while (this.#steps === 0 || this.#step < this.#steps) {
+      if (this.#stopping && this.#step === firstStep) {
+        // before the first step there is nothing that the folder does not hold already
+        reason = 'stopped'
+        break
+      }
       const batches = await next
       next = this.#read(this.#step + 1)
       keys.begin(this.#step)
@@ -283,8 +278,10 @@ export class Run {
     const perStepMs = stepMs + (evalEvery >= 1 ? evaluationMs / evalEvery : 0)
     const steps = Math.floor(((minutes ?? 0) * 60_000 - fixedMs) / perStepMs)
     this.#steps = Math.max(MEASURED_STEPS, steps)
-    const plan = new TextEncoder().encode(`${JSON.stringify({ steps: this.#steps })}\n`)
-    await writeAtomic(join(out, PLAN), (write) => write(plan))
+    const plan = new TextEncoder().encode(
+      `${JSON.stringify({ steps: this.#steps, settings: this.#identity })}\n`,
+    )
+    await writeAtomic(join(out, PLAN_FILE), (write) => write(plan))
   }
 
   /** Whether the loss is the lowest so far. */
@@ -313,8 +310,7 @@ export class Run {
    * @throws DivergedError naming the checkpoint to go back to
    */
   async #refuseBadState(folder: CheckpointFolder): Promise<void> {
-    const parameters = [...this.#subject.parameters().values()]
-    const trained = parameters.filter(({ requiresGrad }) => requiresGrad)
+    const trained = this.#trained.values()
     const state = [...trained, ...this.#optimizer.stateDict().values()]
     if (await allFinite(state)) return
     const newest = (await folder.steps()).at(-1)
@@ -357,20 +353,5 @@ export class Run {
     const kept = new Set(steps.slice(-keepLast))
     if (keepBest && this.#best !== null) kept.add(this.#best.step)
     for (const old of steps) if (!kept.has(old)) await folder.remove(old)
-  }
-}
-
-/** @throws ConfigError when a run, or anything of its names, is there */
-async function refuseUsed(out: string): Promise<void> {
-  const used = (await readdir(out)).filter((name) => OURS.test(name))
-  if (used.length === 0) return
-  throw new ConfigError(
-    `Trainer: ${out} holds an earlier run (${used.slice(0, 3).join(', ')}); pass resume to go on with it, or overwrite`,
-  )
-}
-
-async function clear(out: string, which: (name: string) => boolean = () => true): Promise<void> {
-  for (const name of await readdir(out)) {
-    if (OURS.test(name) && which(name)) await rm(join(out, name), { recursive: true })
   }
 }

@@ -102,7 +102,7 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   expect(fuselm('report', '--run', 'run')).toMatchObject({ status: 0, out: 'run/report.html\n' })
   expect(readFileSync(join(folder, 'run', 'report.html'), 'utf8')).toContain('Held-out perplexity')
 
-  expect(train('--steps', '6')).toMatchObject({ status: 2, err: expect.stringContaining('is not empty') })
+  expect(train('--steps', '6')).toMatchObject({ status: 2, err: expect.stringContaining('an earlier run') })
   const weights = readFileSync(join(folder, 'run/model.safetensors'))
   expect(train('--steps', '6', '--resume').status).toBe(0)
   expect(readFileSync(join(folder, 'run/model.safetensors')).equals(weights)).toBe(true)
@@ -133,13 +133,93 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   expect(exported).toMatchObject({ status: 0, out: `${join('onnx', 'onnx', 'model_int8.onnx')}\n`, err: '' })
   expect(readdirSync(join(folder, 'onnx'))).toContain('tokenizer.json')
 
-  expect(train('--steps', '2', '--overwrite').status).toBe(0)
   writeFileSync(join(folder, 'run/notes.txt'), 'mine')
-  expect(train('--steps', '2', '--overwrite')).toMatchObject({
-    status: 2,
-    err: expect.stringContaining('notes.txt'),
-  })
+  expect(train('--steps', '2', '--overwrite').status).toBe(0)
+  expect(readFileSync(join(folder, 'run/notes.txt'), 'utf8')).toBe('mine')
+  expect(readdirSync(join(folder, 'run')).filter((name) => name.startsWith('checkpoint'))).toEqual([
+    'checkpoint-2',
+  ])
 }, 120_000)
+
+describe('a folder and what may go into it', () => {
+  const train = (out: string, ...more: string[]) =>
+    fuselm('train', '--data', 'data', '--out', out, ...SMALL, '--steps', '2', ...more)
+
+  test('--resume: every other option is named, that of --config by what is in the file', () => {
+    const config = (keys: object): void => writeFileSync(join(folder, 'shape.json'), JSON.stringify(keys))
+    config({ rmsNormEps: 1e-5 })
+    expect(train('again', '--config', 'shape.json').err).toBe('')
+    expect(train('again', '--config', 'shape.json', '--resume').status).toBe(0)
+    config({ rmsNormEps: 1e-6, ropeTheta: 500 })
+    const before = readdirSync(join(folder, 'again'), { recursive: true }).sort()
+    const changed = ['--resume', '--learning-rate', '1', '--save-every', '1', '--hold-out', '0.2']
+    const other = train('again', '--config', 'shape.json', ...changed)
+    expect(other.status).toBe(2)
+    for (const name of [
+      '--config.rmsNormEps was 0.00001 and is 0.000001',
+      '--config.ropeTheta was not given and is 500',
+      '--learning-rate was not given and is 1',
+      '--save-every was not given and is 1',
+      '--hold-out was not given and is 0.2',
+      'only --steps and --epochs may grow',
+    ]) {
+      expect(other.err).toContain(name)
+    }
+    expect(train('again', '--resume').err).toMatch(/--config.rmsNormEps was 0.00001 and is not given/)
+    expect(readdirSync(join(folder, 'again'), { recursive: true }).sort()).toEqual(before)
+
+    // the same words, but other text behind them
+    config({ rmsNormEps: 1e-5 })
+    const text = readFileSync(join(data, 'a.txt'), 'utf8')
+    writeFileSync(join(data, 'a.txt'), text.replace('今天', '明天'))
+    const moved = train('again', '--config', 'shape.json', '--resume', '--steps', '3')
+    writeFileSync(join(data, 'a.txt'), text)
+    expect(moved.status).toBe(2)
+    expect(moved.err).toMatch(/train\.digest was "\w+" and is "\w+"/)
+    expect(train('again', '--config', 'shape.json', '--resume', '--steps', '1').err).toMatch(
+      /was to take 2 steps and is to take 1/,
+    )
+  }, 120_000)
+
+  test.each([
+    ['--data', 'bad.txt', 1, /bad\.txt: byte 3: expected UTF-8/],
+    ['--data', 'short.txt', 2, /./],
+    ['--config', 'none.json', 2, /--config none\.json: ENOENT/],
+    ['--config', 'list.json', 2, /expected a JSON object/],
+    ['--config', 'unknown.json', 2, /num_layer is not known/],
+    ['--freeze', 'nothing', 2, /no parameter is named "nothing"/],
+    ['--init', 'nowhere', 1, /ENOENT/],
+    ['--learning-rate', '-1', 2, /learningRate must be a number >= 0/],
+  ] as const)(
+    'after %s %s nothing is there, and the next try goes as if it was the first',
+    (option, value, status, message) => {
+      writeFileSync(join(folder, 'bad.txt'), Buffer.of(0x61, 0x62, 0x63, 0xff, 0xfe))
+      writeFileSync(join(folder, 'short.txt'), 'a')
+      writeFileSync(join(folder, 'list.json'), '[1]')
+      writeFileSync(join(folder, 'unknown.json'), '{"numLayer": 1}')
+      const text = option === '--data' ? value : 'data'
+      const more = option === '--data' ? [] : [option, value]
+      const failed = fuselm('train', '--data', text, '--out', 'fresh', ...SMALL, ...more)
+      expect(failed.err).toMatch(message)
+      expect(failed.status).toBe(status)
+      expect(readdirSync(folder)).not.toContain('fresh')
+    },
+    60_000,
+  )
+
+  test('a model that no run made is neither trained over nor cleared', () => {
+    expect(train('base').status).toBe(0)
+    mkdirSync(join(folder, 'model'))
+    for (const name of ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'])
+      writeFileSync(join(folder, 'model', name), readFileSync(join(folder, 'base', name)))
+    const before = readdirSync(join(folder, 'model'))
+    for (const more of [[], ['--resume'], ['--overwrite']]) {
+      const refused = train('model', '--init', 'model', ...more)
+      expect(refused).toMatchObject({ status: 2, err: expect.stringContaining('holds a model') })
+    }
+    expect(readdirSync(join(folder, 'model'))).toEqual(before)
+  }, 60_000)
+})
 
 test.each([
   ['SIGINT', 130],

@@ -293,6 +293,42 @@ describe('going on', () => {
   })
 })
 
+test("what else a run is made of is part of it, nested or not; the Trainer's own names are taken", async () => {
+  const given = options({ steps: 2, identity: { data: { version: 3 }, code: 'a1' } })
+  using model = decoder()
+  await new Trainer(model, given).finish()
+  const again = (more: Partial<TrainerOptions>): Promise<unknown> =>
+    new Trainer(model, { ...given, resume: true, ...more }).finish()
+  await expect(again({ identity: { data: { version: 4 }, code: 'a1', by: null } })).rejects.toThrow(
+    /options: data\.version was 3 and is 4; by was not given and is null\. Only/,
+  )
+  expect(await again({ identity: { code: 'a1', data: { version: 3 } } })).toMatchObject({ reason: 'steps' })
+  await expect(again({ identity: { seed: 3 } })).rejects.toThrow(/seed is the Trainer's own name/)
+})
+
+test('other data of the same size, another order, another shape are named', async () => {
+  const given = options({ steps: 2 })
+  using model = decoder()
+  await new Trainer(model, given).finish()
+  const again = async (text: string, seed: number): Promise<unknown> => {
+    const split = await TextDataset.from([text], { tokenizer, contextLength: 16, holdOut: 0.2, seed })
+    try {
+      return await new Trainer(model, { ...given, ...split, resume: true }).finish()
+    } finally {
+      await split.train.close()
+      await split.validation.close()
+    }
+  }
+  const text = Array.from({ length: 400 }, (_, i) => `line ${i % 7}: abc abd ${i % 3}`).join('\n')
+  expect(await again(text, 1)).toMatchObject({ reason: 'steps' })
+  await expect(again(text, 2)).rejects.toThrow(/options: train\.seed was 1 and is 2; validation\.seed/)
+  await expect(again(text.replaceAll('abd', 'bad'), 1)).rejects.toThrow(/train\.digest was/)
+  using other = Decoder.create({ ...SHAPE, ropeTheta: 77 }, { tokenizer, dtype: 'bf16', seed: 3 })
+  await expect(new Trainer(other, { ...given, resume: true }).finish()).rejects.toThrow(
+    /options: model\.ropeTheta was 10000 and is 77\. Only/,
+  )
+})
+
 describe('refused', () => {
   test('a folder in use', async () => {
     const given = options({ steps: 2 })
@@ -302,6 +338,16 @@ describe('refused', () => {
     writeFileSync(join(given.out, 'notes.txt'), 'mine')
     await new Trainer(model, { ...given, overwrite: true }).finish()
     expect(readFileSync(join(given.out, 'notes.txt'), 'utf8')).toBe('mine')
+  })
+
+  test('what is wrong, before an earlier run is touched', async () => {
+    const given = options({ steps: 2 })
+    using model = decoder()
+    await new Trainer(model, given).finish()
+    const before = readdirSync(given.out)
+    const wrong = { ...given, overwrite: true, schedule: { decay: 'step' } }
+    expect(() => new Trainer(model, wrong as never)).toThrow(/decay must be constant/)
+    expect(readdirSync(given.out)).toEqual(before)
   })
 
   test('two runs at once, of one trainer and of one folder', async () => {
