@@ -3,25 +3,16 @@
 // leaves half done begins with a dot and is cleared by the next owner of the folder.
 
 import { randomBytes } from 'node:crypto'
-import { type FileHandle, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
+import { FileLock } from '../runtime/file-lock.ts'
 import { syncFolder, writeAtomic } from './atomic.ts'
 
 const NAME = /^checkpoint-(\d+)$/
 const PARTIAL = /^\.(?:checkpoint-\d+|.+)\.[0-9a-f]{12}\.(?:tmp|old)$/
 const MANIFEST = 'manifest.json'
 const LOCK = '.lock'
-
-/** When a process began, so that a number used again is not taken for it; empty where there is none. */
-async function processStart(pid: number): Promise<string> {
-  try {
-    const text = await readFile(`/proc/${pid}/stat`, 'utf8')
-    return text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? ''
-  } catch {
-    return '' // it is gone
-  }
-}
 
 /** The step of a checkpoint's folder, by its name; null for other names. */
 export function checkpointStep(name: string): number | null {
@@ -42,9 +33,9 @@ export async function completeCheckpoints(folder: string): Promise<number[]> {
 /** The checkpoints of one training run. One process at a time has the folder. */
 export class CheckpointFolder {
   readonly path: string
-  readonly #lock: FileHandle
+  readonly #lock: FileLock
 
-  private constructor(path: string, lock: FileHandle) {
+  private constructor(path: string, lock: FileLock) {
     this.path = path
     this.#lock = lock
   }
@@ -55,14 +46,19 @@ export class CheckpointFolder {
    */
   static async open(path: string): Promise<CheckpointFolder> {
     await mkdir(path, { recursive: true })
-    const lock = await acquire(join(path, LOCK), path)
+    const lock = await FileLock.acquire(join(path, LOCK))
+    if (typeof lock === 'string') {
+      throw new ConfigError(
+        `${path}: another trainer (process ${lock}) writes here; give each run a folder of its own`,
+      )
+    }
     try {
       for (const name of await readdir(path)) {
         if (PARTIAL.test(name)) await rm(join(path, name), { recursive: true, force: true })
       }
       return new CheckpointFolder(path, lock)
     } catch (error) {
-      await lock.close()
+      await lock.release().catch(() => undefined) // the first error counts
       throw error
     }
   }
@@ -79,9 +75,13 @@ export class CheckpointFolder {
   /**
    * Writes a checkpoint; `write` fills the folder it is given with plain files. One of the same step that
    * is whole stays: a run that repeats has nothing new to say.
-   * @throws what `write` or the file system throws; nothing is changed then
+   * @throws what `write` or the file system throws, ConfigError when the folder is another's; nothing is
+   *   changed then
    */
   async save(step: number, write: (folder: string) => Promise<void>): Promise<string> {
+    if (!(await this.#lock.holds())) {
+      throw new ConfigError(`${this.path}: the lock is gone, or another trainer's; nothing was saved over it`)
+    }
     const final = this.folderOf(step)
     if (await isComplete(final)) return final
     const suffix = randomBytes(6).toString('hex')
@@ -121,38 +121,8 @@ export class CheckpointFolder {
   }
 
   /** Leaves the folder to others. */
-  async close(): Promise<void> {
-    await unlink(join(this.path, LOCK)).catch(() => undefined) // another may have cleared it
-    await this.#lock.close()
-  }
-}
-
-async function acquire(path: string, folder: string): Promise<FileHandle> {
-  for (;;) {
-    try {
-      const file = await open(path, 'wx')
-      await file.writeFile(`${process.pid} ${await processStart(process.pid)}\n`)
-      return file
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
-    const text = (await readFile(path, 'utf8').catch(() => '')).trim()
-    const [pid = '', start = ''] = text.split(' ')
-    const alive = pid !== '' && (await processStart(Number(pid))) === start
-    if (alive) {
-      throw new ConfigError(
-        `${folder}: another trainer (process ${pid}) writes here; give each run a folder of its own`,
-      )
-    }
-    // Of a process that is gone. Another may be clearing it, too: what was taken away must be that one.
-    const aside = `${path}.${randomBytes(6).toString('hex')}.old`
-    const taken = await rename(path, aside).then(
-      () => true,
-      () => false,
-    )
-    if (!taken) continue
-    if ((await readFile(aside, 'utf8')).trim() === text) await unlink(aside)
-    else await rename(aside, path)
+  close(): Promise<void> {
+    return this.#lock.release()
   }
 }
 

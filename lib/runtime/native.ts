@@ -100,6 +100,8 @@ export interface NativeAddon {
   readonly machineLevel: string
   readonly defaultThreads: number
   cudaStatus(path?: string): NativeCudaStatus
+  /** An exclusive lock of an open file, dropped when it closes. */
+  tryLock(fd: number): 'locked' | 'held' | 'unsupported'
   Environment: new (options: NativeOptions, onCompletion: OnCompletion) => NativeEnvironment
 }
 
