@@ -1,23 +1,16 @@
-// Philox4x32-10: random words that are a pure function of (key, element index), so the same on any
-// number of threads and on any device.
-// Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
-//
-// A key is four words: seed low, seed high, step, call. Philox takes the seed as its key and
-// (block low, block high, step, call) as its counter. A block gives four words; 16 blocks serve 64
-// elements so that a vector of lanes stores contiguous words: element i has
-//   block (i / 64) * 16 + i % 16, word (i / 16) % 4.
+// Philox by vectors of 16 blocks; native/core/philox.h says what it is.
 #pragma once
 
 #include <array>
 #include <cstdint>
 
+#include "native/core/philox.h"
 #include "native/cpu/simd.h"
 
 namespace fuselm {
 namespace FUSELM_LEVEL_NS {
 
 using PhiloxKey = std::array<uint32_t, 4>;
-inline constexpr int kPhiloxGroup = 64;
 
 // Lanes: one counter word of 16 blocks.
 #if FUSELM_HAS_AVX512
@@ -103,16 +96,16 @@ inline void PhiloxWords(const PhiloxKey& key, int64_t group, uint32_t out[kPhilo
   PhiloxLanes c0 = LoadLanes(out), c1 = LoadLanes(out + 16);
   PhiloxLanes c2 = LoadLanes(out + 32), c3 = LoadLanes(out + 48);
   uint32_t k0 = key[0], k1 = key[1];
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < kPhiloxRounds; ++round) {
     PhiloxLanes high0, low0, high2, low2;
-    Multiply(c0, 0xD2511F53u, high0, low0);
-    Multiply(c2, 0xCD9E8D57u, high2, low2);
+    Multiply(c0, kPhiloxMultiplier0, high0, low0);
+    Multiply(c2, kPhiloxMultiplier2, high2, low2);
     c0 = Xor(high2, c1, k0);
     c1 = low2;
     c2 = Xor(high0, c3, k1);
     c3 = low0;
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    k0 += kPhiloxKeyStep0;
+    k1 += kPhiloxKeyStep1;
   }
   StoreLanes(out, c0);
   StoreLanes(out + 16, c1);

@@ -133,6 +133,14 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
   for (int lane = 0; lane < 32; ++lane) bits |= (all[lane] != 0 ? 1u : 0u) << lane;
   return bits;
 }
+template <class T>
+unsigned __match_any_sync(unsigned mask, T value) {
+  fuselm::emulate::CheckMask(mask);
+  const T* all = fuselm::emulate::Exchange(&value, 1);
+  unsigned bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= (all[lane] == value ? 1u : 0u) << lane;
+  return bits;
+}
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) == 0xffffffffu;
@@ -222,8 +230,11 @@ inline float __frcp_rn(float x) { return 1.0f / x; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline int __float2int_rn(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline float cospif(float x) { return static_cast<float>(std::cos(3.14159265358979323846 * x)); }
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float fdividef(float a, float b) { return a / b; }
