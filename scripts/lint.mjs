@@ -14,7 +14,13 @@ const checks = [
   ['types of lib, test, bench, examples', [tsc, '-p', '.']],
   // Needs a build; CI builds first.
   ...(existsSync('build') ? [['weak symbols of kernel objects', ['scripts/check-kernels.mjs']]] : []),
-  ...(existsSync('dist/index.d.ts') ? [['published types', ['scripts/check-types.mjs']]] : []),
+  ...(existsSync('dist/index.d.ts')
+    ? [
+        ['published types', ['scripts/check-types.mjs']],
+        // as a user has them: what is internal is not there
+        ['examples on published types', [tsc, '-p', 'tsconfig.examples.json', '--noEmit']],
+      ]
+    : []),
 ]
 
 const failed = []

@@ -165,12 +165,12 @@ export class Decoder {
     await writeAtomic(join(folder, GENERATION_CONFIG), (write) => write(text))
   }
 
-  /** @internal The weights of a folder that `save` wrote, into this model. */
+  /** Puts the weights of a folder that {@link Decoder.save} wrote into this model: for a Trainer that goes on. */
   restore(folder: string): Promise<void> {
     return loadModelInto(this.model, folder)
   }
 
-  /** @internal For the samples of a training run: short, and alike for alike weights. */
+  /** A short continuation, alike for alike weights: what a Trainer shows of a run. */
   sample(prompt: string, adapter: LoraAdapter | null = null): Promise<string> {
     const options = { maxNewTokens: 64, temperature: 0.7, topP: 0.92, seed: 0, adapter }
     return this.generate(prompt, options).text()

@@ -8,6 +8,7 @@ export {
   Linear,
   type LinearOptions,
   RmsNorm,
+  type SingleLinearOptions,
   type WeightAdapter,
   WeightSource,
 } from './layers.ts'

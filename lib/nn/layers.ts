@@ -4,8 +4,11 @@ import { embedding } from '../ops/embedding.ts'
 import { layerNorm } from '../ops/layer_norm.ts'
 import { type DenseOperand, type LinearOperand, linear } from '../ops/linear.ts'
 import { rmsNorm } from '../ops/rms_norm.ts'
+import { Device } from '../runtime/device.ts'
+import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { mode } from '../tensor/mode.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import type { Initializer } from './init.ts'
+import { Initializer, type ParameterDType } from './init.ts'
 import { Module, parameter } from './module.ts'
 import type { StoredTensor, WeightFormat } from './weight-format.ts'
 
@@ -28,6 +31,38 @@ export interface LinearOptions {
   readonly std: number
   /** Default false. Begins at zero. */
   readonly bias?: boolean
+}
+
+/** Of a Linear that is part of no model. */
+export interface SingleLinearOptions {
+  /** Standard deviation of the initial weights. Default 1 / sqrt(3 inputs). */
+  readonly std?: number
+  /** Default true. Begins at zero. */
+  readonly bias?: boolean
+  /** Default f32. */
+  readonly dtype?: ParameterDType
+  /** Of the weights. Default: 0 for the first such layer of a process, 1 for the second, and so on. */
+  readonly seed?: number
+  readonly device?: Device
+}
+
+let singles = 0
+
+type ModelLinear = [init: Initializer, inputs: number, outputs: number, options: number | LinearOptions]
+type SingleLinear = [inputs: number, outputs: number, options?: SingleLinearOptions | undefined]
+
+const isSingle = (given: ModelLinear | SingleLinear): given is SingleLinear =>
+  !(given[0] instanceof Initializer)
+
+/** The arguments of the first form, from those of the second. */
+function single([inputs, outputs, options = {}]: SingleLinear): ModelLinear {
+  checkOptions('nn.Linear', options, ['std', 'bias', 'dtype', 'seed', 'device'])
+  const most = 2 ** 24
+  const rows = checkInteger('nn.Linear', 'outputs', outputs, 1, most)
+  const columns = checkInteger('nn.Linear', 'inputs', inputs, 1, most)
+  const { dtype = 'f32', device = mode.device ?? Device.default(), seed = singles++ } = options
+  const { std = 1 / Math.sqrt(3 * columns), bias = true } = options
+  return [new Initializer({ dtype, device, seed }), columns, rows, { std, bias }]
 }
 
 /** Weights of another kind than a dense tensor: state of their own, and the operand they make. */
@@ -57,9 +92,13 @@ export class Linear extends Module {
   bias: Tensor | null
   source: WeightSource | null = null
 
-  /** @param options the standard deviation alone, or with other options */
-  constructor(init: Initializer, inputs: number, outputs: number, options: number | LinearOptions) {
+  /** As a layer of a model, whose initializer seeds all of it. */
+  constructor(init: Initializer, inputs: number, outputs: number, options: number | LinearOptions)
+  /** By itself: `new nn.Linear(64, 256)`. */
+  constructor(inputs: number, outputs: number, options?: SingleLinearOptions)
+  constructor(...given: ModelLinear | SingleLinear) {
     super()
+    const [init, inputs, outputs, options] = isSingle(given) ? single(given) : given
     const { std, bias = false } = typeof options === 'number' ? { std: options } : options
     this.weight = init.linear([outputs, inputs], std)
     this.bias = bias ? init.zeros(outputs) : null
