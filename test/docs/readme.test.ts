@@ -46,7 +46,7 @@ test('the sample of the facade runs, made small', () => {
     ["out: 'runs/first'", "out: 'runs/first', overwrite: true"],
     ['topP: 0.92', 'topP: 0.92, maxNewTokens: 8'],
   ]
-  let code = `const files = ['../../README.md']\n${sample}`
+  let code = `const files = ['../../README.md', '../../docs/architecture.md', '../../docs/log.md']\n${sample}`
   for (const [from, to] of small) {
     expect(code).toContain(from)
     code = code.replace(from, to)
