@@ -60,6 +60,8 @@ __host__ __device__ inline KeyRange KeysOf(const Forward& args, const Span& all,
 // Rows of T queries whose heads are packed `per` at a time.
 void ForwardBf16(const Arguments& in, const char* op, Forward args);
 void ForwardF32(const Arguments& in, const char* op, Forward args);
+// On sm_90a; D at most 128, rows unpacked, not in a ring, 16-byte aligned.
+void ForwardHopper(const Arguments& in, const char* op, const Forward& args);
 // Joins the segments of `args`, in order, into out.
 void JoinSplits(const Arguments& in, const char* op, const Forward& args, DType dtype);
 

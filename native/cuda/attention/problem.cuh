@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
+#include <string_view>
 
 #include "native/cuda/device.cuh"
 #include "native/cuda/kernel.cuh"
@@ -126,6 +128,20 @@ struct Problem {
     return p;
   }
 };
+
+// Whether warpgroup products are to be used: on sm_90, unless FUSELM_CUDA_WGMMA is 0.
+inline bool OnHopper(const Arguments& in, const Problem& p) {
+  static const bool wanted = [] {
+    const char* value = std::getenv("FUSELM_CUDA_WGMMA");
+    return value == nullptr || std::string_view(value) != "0";
+  }();
+  return wanted && in.device.major == 9 && p.aligned && p.D <= 128 && p.start.data == nullptr;
+}
+// Whether tensor copies can read x: no axis repeats.
+inline bool Copyable(const Heads& x, int64_t rows, int64_t heads, int64_t B) {
+  return (x.stride[0] > 0 || B == 1) && (x.stride[1] > 0 || rows == 1) &&
+         (x.stride[2] > 0 || heads == 1);
+}
 
 inline bool LikeQuery(const View& x, const View& q) {
   return x.rank == 4 && x.dtype == q.dtype && x.dim(0) == q.dim(0) && x.dim(1) == q.dim(1) &&

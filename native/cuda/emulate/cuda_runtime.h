@@ -70,7 +70,13 @@ extern thread_local Place place;
 void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, const char* what,
          void (*body)(void*), void* closure);
 
-void* DynamicShared();
+void* DynamicShared();  // at a multiple of 1,024
+// Addresses of the shared window, 0 where dynamic shared memory begins.
+unsigned SharedAddress(const void* p);
+void* SharedAt(unsigned address);
+// bar.sync (waits) or bar.arrive.
+void NamedBarrier(int id, int threads, bool waits);
+void Poll();  // lets the other threads run, in a loop that waits for them
 inline int Lane() { return static_cast<int>(place.thread_index.x % 32); }
 void SyncBlock();
 void SyncWarp(unsigned mask);

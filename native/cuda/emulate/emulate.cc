@@ -48,8 +48,9 @@ namespace {
 constexpr size_t kStackBytes = 256 << 10;  // touched pages only are real
 constexpr int kWarp = 32;
 constexpr size_t kSlotBytes = 64;
+constexpr int64_t kMostPolls = 1 << 20;  // of a block
 
-enum class State : uint8_t { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+enum class State : uint8_t { kReady, kPolling, kAtBlockBarrier, kAtWarpBarrier, kDone };
 
 struct Copy {
   void* to;
@@ -80,6 +81,10 @@ struct Machine {
   void (*body)(void*) = nullptr;
   void* closure = nullptr;
   std::string failure;
+  struct Named {
+    int arrived = 0;
+    int64_t phase = 0;
+  } named[16];
 
   ~Machine() {
     for (Fiber& f : fibers) {
@@ -135,19 +140,23 @@ void Resume(Machine& m, int thread) {
 // Runs a warp until all its lanes are done or at the block's barrier.
 void RunWarp(Machine& m, int warp, bool backwards) {
   const int first = warp * kWarp, end = std::min(first + kWarp, m.threads);
+  for (int i = first; i < end; ++i) {
+    if (m.fibers[i].state == State::kPolling) m.fibers[i].state = State::kReady;
+  }
   for (;;) {
     for (int i = first; i < end; ++i) {
       const int thread = backwards ? end - 1 - (i - first) : i;
       if (m.fibers[thread].state == State::kReady) Resume(m, thread);
     }
-    int at_warp = 0, at_block = 0, done = 0;
+    int at_warp = 0, at_block = 0, done = 0, polling = 0;
     for (int i = first; i < end; ++i) {
       const State s = m.fibers[i].state;
+      polling += s == State::kPolling;
       at_warp += s == State::kAtWarpBarrier;
       at_block += s == State::kAtBlockBarrier;
       done += s == State::kDone;
     }
-    if (at_warp == 0) return;
+    if (at_warp == 0 || polling > 0) return;  // what is polled for is another warp's to do
     if (at_block + done > 0 || end - first < kWarp) {
       m.failure = "a warp intrinsic was reached by " + std::to_string(at_warp) + " of " +
                   std::to_string(end - first) + " lanes (warp " + std::to_string(warp) + ")";
@@ -158,6 +167,7 @@ void RunWarp(Machine& m, int warp, bool backwards) {
 }
 
 void RunBlock(Machine& m, bool backwards) {
+  for (Machine::Named& barrier : m.named) barrier = {};
   const int warps = (m.threads + kWarp - 1) / kWarp;
   for (int t = 0; t < m.threads; ++t) {
     Fiber& f = m.fibers[t];
@@ -166,17 +176,23 @@ void RunBlock(Machine& m, bool backwards) {
     f.parity = 0;
     f.copies.clear();
   }
-  for (;;) {
+  for (int64_t idle = 0;;) {
     for (int w = 0; w < warps; ++w) {
       RunWarp(m, backwards ? warps - 1 - w : w, backwards);
       if (!m.failure.empty()) return;
     }
-    int waiting = 0, done = 0;
+    int waiting = 0, done = 0, polling = 0;
     for (int t = 0; t < m.threads; ++t) {
+      polling += m.fibers[t].state == State::kPolling;
       waiting += m.fibers[t].state == State::kAtBlockBarrier;
       done += m.fibers[t].state == State::kDone;
     }
     if (done == m.threads) return;
+    if (polling > 0) {
+      if (++idle < kMostPolls) continue;
+      m.failure = std::to_string(polling) + " threads wait for a barrier in vain";
+      return;
+    }
     if (done > 0) {
       m.failure = "__syncthreads was reached by " + std::to_string(waiting) + " of " +
                   std::to_string(m.threads) + " threads";
@@ -218,7 +234,7 @@ void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, con
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
         place.block_index = {x, y, z};
-        m.shared.assign(static_cast<size_t>(shared_bytes) + 256, std::byte{0xff});
+        m.shared.assign(static_cast<size_t>(shared_bytes) + 2048, std::byte{0xff});
         RunBlock(m, count++ % 2 == 1);
         if (!m.failure.empty()) refuse(m.failure);
       }
@@ -228,7 +244,26 @@ void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, con
 
 void* DynamicShared() {
   const auto at = reinterpret_cast<uintptr_t>(TheMachine().shared.data());
-  return reinterpret_cast<void*>((at + 127) / 128 * 128);
+  return reinterpret_cast<void*>((at + 1023) / 1024 * 1024);
+}
+
+unsigned SharedAddress(const void* p) {
+  return static_cast<unsigned>(static_cast<const std::byte*>(p) -
+                               static_cast<const std::byte*>(DynamicShared()));
+}
+
+void* SharedAt(unsigned address) { return static_cast<std::byte*>(DynamicShared()) + address; }
+
+void Poll() { Yield(State::kPolling); }
+
+void NamedBarrier(int id, int threads, bool waits) {
+  Machine::Named& barrier = TheMachine().named[id];
+  const int64_t phase = barrier.phase;
+  if (++barrier.arrived == threads) {
+    barrier.arrived = 0;
+    ++barrier.phase;
+  }
+  while (waits && barrier.phase == phase) Poll();
 }
 
 void SyncBlock() { Yield(State::kAtBlockBarrier); }
@@ -336,11 +371,14 @@ cudaError_t cudaFreeHost(void* memory) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   *out = cudaDeviceProp{};
   std::strcpy(out->name, "CUDA kernels emulated on the CPU");
-  out->major = 8;
-  out->minor = 0;
+  // 90: kernels of Hopper, in their models
+  const char* compute = std::getenv("FUSELM_EMULATED_COMPUTE");
+  const int version = compute != nullptr ? std::atoi(compute) : 80;
+  out->major = version / 10;
+  out->minor = version % 10;
   out->multiProcessorCount = 4;
   out->l2CacheSize = 1 << 20;
   out->totalGlobalMem = size_t{8} << 30;
-  out->sharedMemPerBlockOptin = 163 << 10;
+  out->sharedMemPerBlockOptin = (version >= 90 ? 227 : 163) << 10;
   return cudaSuccess;
 }
