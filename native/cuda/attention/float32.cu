@@ -1,9 +1,9 @@
 // Attention in float32, without tensor cores: forward and backward, exact to float32 rounding.
 //
-// Work: a warp a few rows (4 forward, 2 backward), a lane a column of the 32-column tile for
-// scores, and a lane every 32nd element of D for the sums; scores go from lane to lane by shuffles.
-// Shared memory: rows and two tiles padded against bank conflicts, 97 KB at D 256. For checks and
-// small models; bf16 is the fast path.
+// Work: a warp a few rows (4 or 2 forward, 2 or 1 backward), a lane a column of the 32-column tile
+// for scores, and a lane every 32nd element of D for the sums.
+// Shared memory: rows and two tiles padded against bank conflicts, at most 88 KB (D 256). For
+// checks and small models; bf16 is the fast path.
 #include "native/cuda/attention/backward.cuh"
 #include "native/cuda/attention/forward.cuh"
 #include "native/cuda/attention/tile.cuh"
@@ -12,7 +12,11 @@ namespace fuselm::cuda::attention {
 namespace {
 
 constexpr int kThreads = 256, kWarps = 8, kTile = 32;
-constexpr int kForwardRows = 4, kBackwardRows = 2;  // of a warp
+// Rows of a warp.
+template <int kColumns>
+constexpr int kForwardRows = kColumns == 8 ? 2 : 4;
+template <int kColumns>
+constexpr int kBackwardRows = kColumns == 8 ? 1 : 2;
 
 template <int kColumns>
 constexpr int kWidth = kColumns * kWarp;  // D, padded
@@ -43,16 +47,47 @@ __device__ __forceinline__ float Dot(const float* a, const float* b) {
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
+// acc[row] += sum over the tile's rows j of weight[row] of lane j times row j. `room` holds the
+// warp's weights meanwhile.
+template <int kColumns, int kOwn>
+__device__ __forceinline__ void SumDown(float* room, const float (&weight)[kOwn], const float* tile,
+                                        float (&acc)[kOwn][kColumns]) {
+  const int lane = threadIdx.x % kWarp;
+  __syncwarp();  // nobody reads the last weights any more
+#pragma unroll
+  for (int i = 0; i < kOwn; ++i) room[i * kTile + lane] = weight[i];
+  __syncwarp();
+#pragma unroll 2
+  for (int j = 0; j < kTile; j += 4) {
+    Pack<float, 4> w[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      w[i] = *reinterpret_cast<const Pack<float, 4>*>(room + i * kTile + j);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        const float x = tile[(j + k) * kStride<kColumns> + lane + c * kWarp];
+#pragma unroll
+        for (int i = 0; i < kOwn; ++i) acc[i][c] += w[i].v[k] * x;
+      }
+    }
+  }
+}
+
 template <int kColumns>
-constexpr int64_t kForwardBytes =
-    (kWarps * kForwardRows * kWidth<kColumns> + 2 * kTile * kStride<kColumns>)*sizeof(float);
+constexpr int64_t kForwardBytes = (kWarps * kForwardRows<kColumns> * (kWidth<kColumns> + kTile) +
+                                   2 * kTile * kStride<kColumns>)*sizeof(float);
 
 template <int kColumns>
 __global__ void __launch_bounds__(kThreads, 2) ForwardRows(const Forward args) {
-  constexpr int kPadded = kWidth<kColumns>, kRows = kWarps * kForwardRows;
+  constexpr int kPadded = kWidth<kColumns>, kOwn = kForwardRows<kColumns>;
+  constexpr int kRows = kWarps * kOwn;
   FUSELM_DYNAMIC_SHARED(float, q_rows);
   float* const k_tile = q_rows + kRows * kPadded;
   float* const v_tile = k_tile + kTile * kStride<kColumns>;
+  float* const weights = v_tile + kTile * kStride<kColumns>;  // [kRows][kTile]
   __shared__ Span spans[kWarps];
   const Problem& p = args.problem;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -61,11 +96,11 @@ __global__ void __launch_bounds__(kThreads, 2) ForwardRows(const Forward args) {
   const auto query = [&](int r) { return r / args.per; };
   const auto head = [&](int r) { return at.head_set * args.per + r % args.per; };
 
-  const int own = warp * kForwardRows;
-  Interval interval[kForwardRows];
+  const int own = warp * kOwn;
+  Interval interval[kOwn];
   Span mine = Span::None();
 #pragma unroll
-  for (int i = 0; i < kForwardRows; ++i) {
+  for (int i = 0; i < kOwn; ++i) {
     interval[i] = {0, -1};
     if (row0 + own + i >= args.rows) continue;
     interval[i] = p.Of(b, query(row0 + own + i));
@@ -78,9 +113,9 @@ __global__ void __launch_bounds__(kThreads, 2) ForwardRows(const Forward args) {
   for (int w = 1; w < kWarps; ++w) all = all.Join(spans[w]);
   const KeyRange keys = KeysOf(args, all, at.split, kTile);
 
-  float acc[kForwardRows][kColumns] = {}, top[kForwardRows], sum[kForwardRows] = {};
+  float acc[kOwn][kColumns] = {}, top[kOwn], sum[kOwn] = {};
 #pragma unroll
-  for (int i = 0; i < kForwardRows; ++i) top[i] = -INFINITY;
+  for (int i = 0; i < kOwn; ++i) top[i] = -INFINITY;
   if (keys.begin < keys.end) {
     CopyRows<kPadded>(q_rows, kRows, kPadded, p.D, [&](int r) -> const float* {
       return row0 + r < args.rows ? args.q.At<float>(b, query(row0 + r), head(row0 + r)) : nullptr;
@@ -97,9 +132,9 @@ __global__ void __launch_bounds__(kThreads, 2) ForwardRows(const Forward args) {
     load(args.v, v_tile);
     __syncthreads();
     if (mine.Misses(key, kTile)) continue;
-    float s[kForwardRows];
+    float s[kOwn];
 #pragma unroll
-    for (int i = 0; i < kForwardRows; ++i) {
+    for (int i = 0; i < kOwn; ++i) {
       s[i] = Dot<kPadded>(q_rows + (own + i) * kPadded, k_tile + lane * kStride<kColumns>);
       const int column = key + lane;
       const float x = interval[i].Has(column) && column < keys.end ? s[i] * p.scale2 : -INFINITY;
@@ -112,21 +147,11 @@ __global__ void __launch_bounds__(kThreads, 2) ForwardRows(const Forward args) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) acc[i][c] *= shrink;
     }
-    for (int j = 0; j < kTile; ++j) {
-      float v[kColumns];
-#pragma unroll
-      for (int c = 0; c < kColumns; ++c) v[c] = v_tile[j * kStride<kColumns> + lane + c * kWarp];
-#pragma unroll
-      for (int i = 0; i < kForwardRows; ++i) {
-        const float weight = __shfl_sync(kFullMask, s[i], j);
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) acc[i][c] += weight * v[c];
-      }
-    }
+    SumDown<kColumns, kOwn>(weights + own * kTile, s, v_tile, acc);
   }
   const bool valid = p.Valid(b);
 #pragma unroll
-  for (int i = 0; i < kForwardRows; ++i) {
+  for (int i = 0; i < kOwn; ++i) {
     const float total = WarpSum(sum[i]);
     const int r = row0 + own + i;
     if (r >= args.rows) continue;
@@ -155,15 +180,18 @@ __global__ void __launch_bounds__(kThreads, 2) ForwardRows(const Forward args) {
 
 template <int kColumns>
 constexpr int64_t kBackwardBytes =
-    2 * (kWarps * kBackwardRows * kWidth<kColumns> + kTile * kStride<kColumns>)*sizeof(float);
+    (kWarps * kBackwardRows<kColumns> * (2 * kWidth<kColumns> + kTile) +
+     2 * kTile * kStride<kColumns>)*sizeof(float);
 
 template <int kColumns, bool kKeyRows>
 __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args) {
-  constexpr int kPadded = kWidth<kColumns>, kRows = kWarps * kBackwardRows;
+  constexpr int kPadded = kWidth<kColumns>, kOwn = kBackwardRows<kColumns>;
+  constexpr int kRows = kWarps * kOwn;
   FUSELM_DYNAMIC_SHARED(float, rows0);
   float* const rows1 = rows0 + kRows * kPadded;
   float* const tile0 = rows1 + kRows * kPadded;
   float* const tile1 = tile0 + kTile * kStride<kColumns>;
+  float* const weights = tile1 + kTile * kStride<kColumns>;  // [kRows][kTile]
   __shared__ Span spans[kWarps];
   const Problem& p = args.problem;
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
@@ -182,9 +210,9 @@ __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args)
   rows_of(from0, rows0);
   rows_of(from1, rows1);
 
-  const int own = warp * kBackwardRows;
-  Interval interval[kBackwardRows] = {};
-  float lse2[kBackwardRows] = {}, delta[kBackwardRows] = {};
+  const int own = warp * kOwn;
+  Interval interval[kOwn] = {};
+  float lse2[kOwn] = {}, delta[kOwn] = {};
   int64_t begin = 0, end;  // tiles of columns
   if constexpr (kKeyRows) {
     const BlockRange range = QueriesOf(p, row0, kRows, kTile);
@@ -192,7 +220,7 @@ __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args)
   } else {
     Span mine = Span::None();
 #pragma unroll
-    for (int i = 0; i < kBackwardRows; ++i) {
+    for (int i = 0; i < kOwn; ++i) {
       const int64_t t = row0 + own + i;
       interval[i] = {0, -1};
       if (t >= p.T) continue;
@@ -211,7 +239,7 @@ __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args)
   }
 
   constexpr int kSecond = kKeyRows ? kColumns : 1;
-  float acc0[kBackwardRows][kColumns] = {}, acc1[kBackwardRows][kSecond] = {};
+  float acc0[kOwn][kColumns] = {}, acc1[kOwn][kSecond] = {};
   const int64_t members = kKeyRows ? p.group : 1;
   for (int64_t member = 0; member < members; ++member) {
     const int64_t over_head = kKeyRows ? head * p.group + member : head / static_cast<int>(p.group);
@@ -241,9 +269,9 @@ __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args)
       load(over0, tile0);
       load(over1, tile1);
       __syncthreads();
-      float probability[kBackwardRows], ds[kBackwardRows];
+      float probability[kOwn], ds[kOwn];
 #pragma unroll
-      for (int i = 0; i < kBackwardRows; ++i) {
+      for (int i = 0; i < kOwn; ++i) {
         const float s = Dot<kPadded>(rows0 + (own + i) * kPadded, tile0 + lane * kStride<kColumns>);
         const float dp =
             Dot<kPadded>(rows1 + (own + i) * kPadded, tile1 + lane * kStride<kColumns>);
@@ -253,29 +281,14 @@ __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args)
         probability[i] = allowed ? Exp2(s * p.scale2 - base) : 0.0f;
         ds[i] = allowed ? probability[i] * (dp - (kKeyRows ? own_delta : delta[i])) : 0.0f;
       }
-      for (int j = 0; j < kTile; ++j) {
-        float c0[kColumns], c1[kSecond];
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          c0[c] = tile0[j * kStride<kColumns> + lane + c * kWarp];
-          if constexpr (kKeyRows) c1[c] = tile1[j * kStride<kColumns> + lane + c * kWarp];
-        }
-#pragma unroll
-        for (int i = 0; i < kBackwardRows; ++i) {
-          const float d = __shfl_sync(kFullMask, ds[i], j);
-#pragma unroll
-          for (int c = 0; c < kColumns; ++c) acc0[i][c] += d * c0[c];
-          if constexpr (kKeyRows) {
-            const float weight = __shfl_sync(kFullMask, probability[i], j);
-#pragma unroll
-            for (int c = 0; c < kColumns; ++c) acc1[i][c] += weight * c1[c];
-          }
-        }
+      SumDown<kColumns, kOwn>(weights + own * kTile, ds, tile0, acc0);
+      if constexpr (kKeyRows) {
+        SumDown<kColumns, kOwn>(weights + own * kTile, probability, tile1, acc1);
       }
     }
   }
 #pragma unroll
-  for (int i = 0; i < kBackwardRows; ++i) {
+  for (int i = 0; i < kOwn; ++i) {
     if (row0 + own + i >= count) continue;
     float* const to0 = (kKeyRows ? args.dk : args.dq).At<float>(b, row0 + own + i, head);
 #pragma unroll
@@ -291,7 +304,7 @@ __global__ void __launch_bounds__(kThreads, 2) BackwardRows(const Backward args)
 
 template <int kColumns>
 void LaunchForward(const Arguments& in, const char* op, Forward args) {
-  args.tiles = static_cast<int32_t>(CeilDiv(args.rows, kWarps * kForwardRows));
+  args.tiles = static_cast<int32_t>(CeilDiv(args.rows, kWarps * kForwardRows<kColumns>));
   const int64_t blocks = int64_t{args.tiles} * args.problem.B * args.head_sets * args.splits;
   Launch(in, op, {dim3(static_cast<unsigned>(blocks)), kThreads, kForwardBytes<kColumns>},
          ForwardRows<kColumns>, args);
@@ -301,7 +314,8 @@ template <int kColumns>
 void LaunchBackward(const Arguments& in, const Backward& args) {
   const Problem& p = args.problem;
   const auto blocks = [&](int64_t count, int64_t heads) {
-    return dim3(static_cast<unsigned>(CeilDiv(count, kWarps * kBackwardRows) * heads * p.B));
+    return dim3(
+        static_cast<unsigned>(CeilDiv(count, kWarps * kBackwardRows<kColumns>) * heads * p.B));
   };
   if (p.T > 0 && p.H > 0) {
     Launch(in, "attention.backward", {blocks(p.T, p.H), kThreads, kBackwardBytes<kColumns>},
