@@ -97,17 +97,20 @@ __device__ __forceinline__ void LdMatrixX4Trans(uint32_t (&r)[4], const void* ro
 #endif
 }
 
-// 16 bytes from global to shared memory, zeros where `valid` is false; both 16-byte aligned. Done
-// after CpAsyncWait<n> (n groups may still be under way) and a barrier.
-__device__ __forceinline__ void CpAsync16(void* shared, const void* global, bool valid = true) {
+// The first `bytes` (0 to 16) from global to shared memory, the rest of the 16 zeros; both 16-byte
+// aligned. Done after CpAsyncWait<n> (n groups may still be under way) and a barrier.
+__device__ __forceinline__ void CpAsync16Part(void* shared, const void* global, int bytes) {
 #ifdef __CUDA_ARCH__
   const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
-  const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(global), "r"(bytes)
                : "memory");
 #elif !defined(__CUDACC__)
-  emulate::CopyLater(shared, global, valid);
+  emulate::CopyLater(shared, global, bytes);
 #endif
+}
+// As CpAsync16Part, all of the 16 bytes or none.
+__device__ __forceinline__ void CpAsync16(void* shared, const void* global, bool valid = true) {
+  CpAsync16Part(shared, global, valid ? 16 : 0);
 }
 __device__ __forceinline__ void CpAsyncCommit() {
 #ifdef __CUDA_ARCH__

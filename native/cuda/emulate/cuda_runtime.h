@@ -92,7 +92,7 @@ const T* Exchange(const T (&mine)[N]) {
 }
 void CheckMask(unsigned mask);
 
-void CopyLater(void* to, const void* from, bool valid);
+void CopyLater(void* to, const void* from, int bytes);
 void CommitCopies();
 void WaitCopies(int under_way);
 

@@ -55,7 +55,7 @@ enum class State : uint8_t { kReady, kPolling, kAtBlockBarrier, kAtWarpBarrier, 
 struct Copy {
   void* to;
   const void* from;
-  bool valid;
+  int bytes;  // of 16, the rest zeros
 };
 
 struct Fiber {
@@ -294,10 +294,10 @@ const void* ExchangeBytes(const void* mine, size_t bytes) {
   return all;
 }
 
-void CopyLater(void* to, const void* from, bool valid) {
+void CopyLater(void* to, const void* from, int bytes) {
   Fiber& f = TheMachine().fibers[TheMachine().current];
   if (f.copies.empty()) f.copies.emplace_back();
-  f.copies.back().push_back({to, from, valid});
+  f.copies.back().push_back({to, from, bytes});
 }
 
 void CommitCopies() {
@@ -310,11 +310,8 @@ void WaitCopies(int under_way) {
   Fiber& f = TheMachine().fibers[TheMachine().current];
   while (f.copies.size() > static_cast<size_t>(under_way) + 1) {
     for (const Copy& c : f.copies.front()) {
-      if (c.valid) {
-        std::memcpy(c.to, c.from, 16);
-      } else {
-        std::memset(c.to, 0, 16);
-      }
+      std::memset(c.to, 0, 16);
+      std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
     }
     f.copies.pop_front();
   }

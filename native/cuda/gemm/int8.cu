@@ -1,0 +1,468 @@
+// Products with int8 weights W [n, k] and a float32 scale per row or per 32, 64 or 128 of k.
+//
+// Weights, Backward (bf16): tensor cores, tiles of 64 x 64 by 4 warps, K by 32, four stages (32 KB).
+// x comes by cp.async; W's bytes go through registers, 16 a thread, fetched three steps ahead,
+// turned into bf16 on the way to shared memory. A step lies within one group, whose sum is folded
+// into the result with its scale when the group ends; in Backward the scale goes into the rounded
+// weight. Dynamic (both int8): the same tiles with 64 bytes of K a step and mma m16n8k32; int32 sums
+// of a group are folded with both scales. Weights of any alignment for the first two; Dynamic copies
+// rows that are not 16-byte aligned. float32 x: one thread 4 x 4 of a 64 x 64 tile, K by 32, 17 KB.
+// Target: the bandwidth of W up to about 64 rows, then half of the bf16 product (Dynamic: 1.5 of it).
+
+#include <algorithm>
+
+#include "native/cuda/gemm/int8.cuh"
+#include "native/cuda/gemm/kernels.cuh"
+#include "native/cuda/gemm/operand.cuh"
+
+namespace fuselm::cuda {
+namespace {
+
+using Shape = SmallTile;
+constexpr int kStep = 32;  // of K
+
+struct Int8Args {
+  TileSource x;  // A: [m, k], or dy [m, n] in Backward
+  const float* x_scales;  // [m, groups], of Dynamic
+  TileSource w;  // int8; extent: its rows
+  const float* scales;
+  int64_t k, groups, group;  // k: columns of W; group: k when there is one
+  int group_shift;
+  bool aligned;
+  Epilogue out;
+};
+
+// 16 int8 from p, zeros where `left` ends.
+__device__ __forceinline__ Pack<int8_t, 16> Take16(const int8_t* p, bool aligned, int64_t left) {
+  if (aligned && left >= 16) return *reinterpret_cast<const Pack<int8_t, 16>*>(p);
+  Pack<int8_t, 16> v;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v.v[i] = i < left ? p[i] : int8_t{0};
+  return v;
+}
+
+// The weights of a step on their way: kDown says that the step's K runs down the rows of W.
+template <bool kDown>
+struct WeightLoader {
+  using Tile = TileLoader<Shape::kN, kDown, 2, Shape::kThreads>;
+  // 64 x 32 weights, 16 a thread
+  static_assert(Shape::kThreads * 16 == Shape::kN * kStep);
+  Pack<int8_t, 16> held;
+  float scale = 1;
+
+  __device__ __forceinline__ static int Row() {
+    return static_cast<int>(threadIdx.x) / (kDown ? Shape::kN / 16 : kStep / 16);
+  }
+  __device__ __forceinline__ static int Column() {
+    return static_cast<int>(threadIdx.x) % (kDown ? Shape::kN / 16 : kStep / 16) * 16;
+  }
+  // first: of the columns of C; k0: of the step.
+  __device__ __forceinline__ void Fetch(const Int8Args& args, int first, int64_t k0) {
+    const int64_t row = kDown ? k0 + Row() : first + Row();
+    const int64_t column = kDown ? first + Column() : k0 + Column();
+    const bool inside = row < args.w.extent && column < args.k;
+    const int8_t* const values = static_cast<const int8_t*>(args.w.data);
+    held = Take16(inside ? values + row * args.w.stride + column : values, args.aligned,
+                  inside ? args.k - column : 0);
+    if constexpr (kDown)
+      scale = inside ? args.scales[row * args.groups + (column >> args.group_shift)] : 0.0f;
+  }
+  __device__ __forceinline__ void Put(char* tile) const {
+    Pack<uint32_t, 4> words[2];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      float low = held.v[2 * i], high = held.v[2 * i + 1];
+      if constexpr (kDown) low *= scale, high *= scale;
+      words[i / 4].v[i % 4] = ToBf16x2(low, high);
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+      *reinterpret_cast<Pack<uint32_t, 4>*>(tile + Tile::Place(Row(), Column() / 8 + h)) = words[h];
+  }
+};
+
+struct WarpPlace {
+  int m, n, row, column;  // in the tile; of the lane's first element in C
+  TilePlace tile;
+  __device__ __forceinline__ explicit WarpPlace(const Epilogue& out)
+      : tile(PlaceOf(static_cast<int>(blockIdx.x), (out.m + Shape::kM - 1) / Shape::kM,
+                     (out.n + Shape::kN - 1) / Shape::kN)) {
+    const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
+    m = warp / Shape::kWarpsN * Shape::kWarpM, n = warp % Shape::kWarpsN * Shape::kWarpN;
+    row = tile.m * Shape::kM + m + lane / 4, column = tile.n * Shape::kN + n + lane % 4 * 2;
+  }
+};
+
+template <class V>
+__device__ __forceinline__ void StoreAll(const Epilogue& out, const WarpPlace& at, const V& sums) {
+#pragma unroll
+  for (int i = 0; i < Shape::kFragmentsM; ++i)
+#pragma unroll
+    for (int j = 0; j < Shape::kFragmentsN; ++j) {
+      out.Store2(at.row + i * 16, at.column + j * 8, sums[i][j][0], sums[i][j][1]);
+      out.Store2(at.row + i * 16 + 8, at.column + j * 8, sums[i][j][2], sums[i][j][3]);
+    }
+}
+
+// kDx: C = x W with x = dy, else C = x W^T.
+template <bool kDx>
+__global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__ Int8Args args) {
+  FUSELM_DYNAMIC_SHARED(char, shared);
+  const WarpPlace at(args.out);
+  const int first_n = at.tile.n * Shape::kN;
+  const int64_t depth = kDx ? args.w.extent : args.k;
+  const int steps = static_cast<int>((depth + kStep - 1) / kStep);
+  const int group_steps = static_cast<int>((args.group + kStep - 1) / kStep);
+  TileLoader<Shape::kM, false, 2, Shape::kThreads> load_x;
+  WeightLoader<kDx> load_w;
+  load_x.Start(args.x, at.tile.m * Shape::kM, 0, depth);
+  const auto stage_w = [&](int stage) {
+    return shared + stage * Shape::kStageBytes + Shape::kM * kTileBytes;
+  };
+#pragma unroll
+  for (int s = 0; s < Shape::kStages - 1; ++s) {
+    if (s < steps) {
+      load_x.Copy(shared + s * Shape::kStageBytes, args.x.data);
+      load_w.Fetch(args, first_n, static_cast<int64_t>(s) * kStep);
+      load_w.Put(stage_w(s));
+    }
+    CpAsyncCommit();
+  }
+
+  float acc[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
+  [[maybe_unused]] float total[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
+  for (int step = 0, stage = 0; step < steps; ++step) {
+    CpAsyncWait<Shape::kStages - 2>();
+    __syncthreads();
+    const int next = stage == 0 ? Shape::kStages - 1 : stage - 1;
+    const bool more = step + Shape::kStages - 1 < steps;
+    if (more) {
+      load_x.Copy(shared + next * Shape::kStageBytes, args.x.data);
+      load_w.Fetch(args, first_n, static_cast<int64_t>(step + Shape::kStages - 1) * kStep);
+    }
+    CpAsyncCommit();
+    const char* const tile_x = shared + stage * Shape::kStageBytes;
+#pragma unroll
+    for (int slice = 0; slice < 2; ++slice) {
+      uint32_t a[Shape::kFragmentsM][4], b[Shape::kFragmentsN][2];
+#pragma unroll
+      for (int i = 0; i < Shape::kFragmentsM; ++i)
+        LoadA<Shape::kM, false>(a[i], tile_x, at.m + i * 16, slice);
+#pragma unroll
+      for (int j = 0; j < Shape::kFragmentsN; j += 2)
+        LoadB<Shape::kN, kDx>(b[j], b[j + 1], stage_w(stage), at.n + j * 8, slice);
+#pragma unroll
+      for (int i = 0; i < Shape::kFragmentsM; ++i)
+#pragma unroll
+        for (int j = 0; j < Shape::kFragmentsN; ++j) Mma16816(acc[i][j], a[i], b[j]);
+    }
+    if (more) load_w.Put(stage_w(next));
+    if constexpr (!kDx) {
+      if ((step + 1) % group_steps == 0 || step + 1 == steps) {
+        const int64_t group = step / group_steps;
+#pragma unroll
+        for (int j = 0; j < Shape::kFragmentsN; ++j) {
+          const int column = at.column + j * 8;
+          const float s0 =
+              column < args.out.n ? args.scales[column * args.groups + group] : 0.0f;
+          const float s1 =
+              column + 1 < args.out.n ? args.scales[(column + 1) * args.groups + group] : 0.0f;
+#pragma unroll
+          for (int i = 0; i < Shape::kFragmentsM; ++i)
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              total[i][j][e] = fmaf(acc[i][j][e], e % 2 ? s1 : s0, total[i][j][e]);
+              acc[i][j][e] = 0;
+            }
+        }
+      }
+    }
+    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+  }
+  if constexpr (kDx)
+    StoreAll(args.out, at, acc);
+  else
+    StoreAll(args.out, at, total);
+}
+
+__global__ void __launch_bounds__(Shape::kThreads) Dynamic(const __grid_constant__ Int8Args args) {
+  constexpr int kK = kTileBytes, kSlice = 32;
+  FUSELM_DYNAMIC_SHARED(char, shared);
+  const WarpPlace at(args.out);
+  const int steps = static_cast<int>((args.k + kK - 1) / kK);
+  const int group_slices = static_cast<int>((args.group + kSlice - 1) / kSlice);
+  TileLoader<Shape::kM, false, 1, Shape::kThreads> load_x;
+  TileLoader<Shape::kN, false, 1, Shape::kThreads> load_w;
+  load_x.Start(args.x, at.tile.m * Shape::kM, 0, args.k);
+  load_w.Start(args.w, at.tile.n * Shape::kN, 0, args.k);
+  const auto copy = [&](int stage) {
+    char* const tile = shared + stage * Shape::kStageBytes;
+    load_x.Copy(tile, args.x.data);
+    load_w.Copy(tile + Shape::kM * kTileBytes, args.w.data);
+  };
+#pragma unroll
+  for (int s = 0; s < Shape::kStages - 1; ++s) {
+    if (s < steps) copy(s);
+    CpAsyncCommit();
+  }
+  int32_t acc[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
+  float total[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
+  const int last_slice = static_cast<int>((args.k + kSlice - 1) / kSlice) - 1;
+  for (int step = 0, stage = 0; step < steps; ++step) {
+    CpAsyncWait<Shape::kStages - 2>();
+    __syncthreads();
+    if (step + Shape::kStages - 1 < steps) copy(stage == 0 ? Shape::kStages - 1 : stage - 1);
+    CpAsyncCommit();
+    const char* const tile_x = shared + stage * Shape::kStageBytes;
+    const char* const tile_w = tile_x + Shape::kM * kTileBytes;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int slice = step * 2 + half;
+      uint32_t a[Shape::kFragmentsM][4], b[Shape::kFragmentsN][2];
+#pragma unroll
+      for (int i = 0; i < Shape::kFragmentsM; ++i)
+        LoadA<Shape::kM, false>(a[i], tile_x, at.m + i * 16, half);
+#pragma unroll
+      for (int j = 0; j < Shape::kFragmentsN; j += 2)
+        LoadB<Shape::kN, false>(b[j], b[j + 1], tile_w, at.n + j * 8, half);
+#pragma unroll
+      for (int i = 0; i < Shape::kFragmentsM; ++i)
+#pragma unroll
+        for (int j = 0; j < Shape::kFragmentsN; ++j) Mma16832S8(acc[i][j], a[i], b[j]);
+      // what lies past the last slice is zeros, so that folding it would add nothing
+      if (slice > last_slice || ((slice + 1) % group_slices != 0 && slice != last_slice)) continue;
+      const int64_t group = slice / group_slices;
+      float x_scale[Shape::kFragmentsM][2], scale[Shape::kFragmentsN][2];
+#pragma unroll
+      for (int i = 0; i < Shape::kFragmentsM; ++i)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int row = at.row + i * 16 + e * 8;
+          x_scale[i][e] = row < args.out.m ? args.x_scales[row * args.groups + group] : 0.0f;
+        }
+#pragma unroll
+      for (int j = 0; j < Shape::kFragmentsN; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int column = at.column + j * 8 + e;
+          scale[j][e] = column < args.out.n ? args.scales[column * args.groups + group] : 0.0f;
+        }
+#pragma unroll
+      for (int i = 0; i < Shape::kFragmentsM; ++i)
+#pragma unroll
+        for (int j = 0; j < Shape::kFragmentsN; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            total[i][j][e] = fmaf(static_cast<float>(acc[i][j][e]),
+                                  x_scale[i][e / 2] * scale[j][e % 2], total[i][j][e]);
+            acc[i][j][e] = 0;
+          }
+    }
+    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+  }
+  StoreAll(args.out, at, total);
+}
+
+constexpr int kSimtThreads = 256;
+
+// kDx as in Float. float32 x; the weights are float32 with their scale (Dx) or without it.
+template <bool kDx>
+__global__ void __launch_bounds__(kSimtThreads) Simt(const __grid_constant__ Int8Args args) {
+  constexpr int kPitch = 64 + 4;
+  __align__(16) __shared__ float tile_x[kStep * kPitch];
+  __align__(16) __shared__ float tile_w[kStep * kPitch];
+  const int tiles_n = (args.out.n + 63) / 64, tiles_m = (args.out.m + 63) / 64;
+  const TilePlace place = PlaceOf(static_cast<int>(blockIdx.x), tiles_m, tiles_n);
+  const int first_m = place.m * 64, first_n = place.n * 64;
+  const int thread_m = static_cast<int>(threadIdx.x) / 16 * 4, thread_n = threadIdx.x % 16 * 4;
+  const int64_t depth = kDx ? args.w.extent : args.k;
+  const float* const x = static_cast<const float*>(args.x.data);
+  const int8_t* const w = static_cast<const int8_t*>(args.w.data);
+  float acc[4][4] = {}, total[4][4] = {};
+  for (int64_t k0 = 0; k0 < depth; k0 += kStep) {
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 64 * kStep / kSimtThreads; ++i) {
+      const int e = static_cast<int>(threadIdx.x) + i * kSimtThreads;
+      {
+        const int row = e / kStep, k = e % kStep;
+        const bool inside = first_m + row < args.out.m && k0 + k < depth;
+        tile_x[k * kPitch + row] =
+            inside ? x[(first_m + row) * args.x.stride + k0 + k] : 0.0f;
+      }
+      if constexpr (kDx) {
+        const int k = e / 64;
+        const int64_t column = first_n + e % 64;
+        const bool inside = k0 + k < depth && column < args.k;
+        tile_w[k * kPitch + e % 64] =
+            inside ? static_cast<float>(w[(k0 + k) * args.w.stride + column]) *
+                         args.scales[(k0 + k) * args.groups + (column >> args.group_shift)]
+                   : 0.0f;
+      } else {
+        const int row = e / kStep, k = e % kStep;
+        const bool inside = first_n + row < args.out.n && k0 + k < depth;
+        tile_w[k * kPitch + row] =
+            inside ? static_cast<float>(w[(first_n + row) * args.w.stride + k0 + k]) : 0.0f;
+      }
+    }
+    __syncthreads();
+#pragma unroll 8
+    for (int k = 0; k < kStep; ++k) {
+      const Pack<float, 4> xs =
+          *reinterpret_cast<const Pack<float, 4>*>(&tile_x[k * kPitch + thread_m]);
+      const Pack<float, 4> ws =
+          *reinterpret_cast<const Pack<float, 4>*>(&tile_w[k * kPitch + thread_n]);
+#pragma unroll
+      for (int m = 0; m < 4; ++m)
+#pragma unroll
+        for (int n = 0; n < 4; ++n) acc[m][n] = fmaf(xs.v[m], ws.v[n], acc[m][n]);
+    }
+    if constexpr (!kDx) {
+      if ((k0 + kStep) % args.group != 0 && k0 + kStep < depth) continue;
+#pragma unroll
+      for (int n = 0; n < 4; ++n) {
+        const int column = first_n + thread_n + n;
+        const float scale =
+            column < args.out.n
+                ? args.scales[column * args.groups + (k0 >> args.group_shift)]
+                : 0.0f;
+#pragma unroll
+        for (int m = 0; m < 4; ++m) {
+          total[m][n] = fmaf(acc[m][n], scale, total[m][n]);
+          acc[m][n] = 0;
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int m = 0; m < 4; ++m)
+#pragma unroll
+    for (int n = 0; n < 4; n += 2) {
+      const float v0 = kDx ? acc[m][n] : total[m][n], v1 = kDx ? acc[m][n + 1] : total[m][n + 1];
+      args.out.Store2(first_m + thread_m + m, first_n + thread_n + n, v0, v1);
+    }
+}
+
+// x [m, k] to int8 [m, stride] with a scale for each group: largest magnitude / 127, 1 for zeros,
+// NaN (and zeros) where a value is not finite. A warp a group.
+template <class T>
+__global__ void __launch_bounds__(256)
+    Quantize(const T* x, int64_t x_stride, int64_t m, int64_t k, int64_t group, int64_t groups,
+             int8_t* out, int64_t stride, float* scales) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t at = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / kWarp;
+  if (at >= m * groups) return;
+  const int64_t row = at / groups, first = at % groups * group, end = min(k, first + group);
+  const T* const from = x + row * x_stride;
+  uint32_t most = 0;  // magnitudes as bits order as numbers do, above them infinity, then NaN
+  for (int64_t i = first + lane; i < end; i += kWarp)
+    most = max(most, __float_as_uint(ToFloat(from[i])) & 0x7fffffffu);
+#pragma unroll
+  for (int d = kWarp / 2; d > 0; d /= 2) most = max(most, __shfl_xor_sync(kFullMask, most, d));
+  const float scale = most >= 0x7f800000u ? __uint_as_float(0x7fc00000u)
+                      : __uint_as_float(most) / 127.0f == 0.0f
+                          ? 1.0f
+                          : __uint_as_float(most) / 127.0f;
+  if (lane == 0) scales[at] = scale;
+  const bool finite = scale > 0.0f;
+  for (int64_t i = first + lane; i < end; i += kWarp) {
+    const int v = finite ? __float2int_rn(ToFloat(from[i]) / scale) : 0;
+    out[row * stride + i] = static_cast<int8_t>(min(max(v, -127), 127));
+  }
+}
+
+Epilogue OutputOf(void* c, DType dtype, int64_t m, int64_t n, const View* bias) {
+  Epilogue out{};
+  out.c = c;
+  out.stride = n;
+  out.m = static_cast<int>(m), out.n = static_cast<int>(n);
+  out.bf16_out = dtype == DType::kBF16;
+  out.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(c) % (2 * ItemSize(dtype)) == 0;
+  if (bias && bias->data) out.bias = bias->data, out.bias_bf16 = bias->dtype == DType::kBF16;
+  return out;
+}
+
+Int8Args ArgsOf(const Int8Weights& w, const Epilogue& out) {
+  Int8Args args{};
+  args.w = {w.values, w.k, static_cast<int>(w.n)};
+  args.scales = w.scales;
+  args.k = w.k, args.groups = w.groups();
+  args.group_shift = w.group_shift();
+  args.group = w.group ? w.group : std::max<int64_t>(w.k, 1);
+  args.aligned = reinterpret_cast<uintptr_t>(w.values) % 16 == 0 && w.k % 16 == 0;
+  args.out = out;
+  return args;
+}
+
+// A dense matrix [m, k] whose rows cp.async can copy, itself or a copy.
+TileSource Aligned16(const Arguments& in, const void* data, DType dtype, int64_t stride, int64_t m,
+                     int64_t k) {
+  const int64_t unit = 16 / static_cast<int64_t>(ItemSize(dtype));
+  const int extent = static_cast<int>(m);
+  if (reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % unit == 0)
+    return {data, stride, extent};
+  View v;
+  v.data = const_cast<void*>(data);
+  v.dtype = dtype;
+  v.rank = 2;
+  v.shape[0] = m, v.shape[1] = k;
+  v.stride[0] = stride, v.stride[1] = 1;
+  const int64_t padded = CeilDiv(k, unit) * unit;
+  return {CopyRows(in, v, padded), padded, extent};
+}
+
+Grid GridOf(const Epilogue& out) {
+  const int64_t tiles = CeilDiv(out.m, Shape::kM) * CeilDiv(out.n, Shape::kN);
+  return {dim3(static_cast<unsigned>(tiles)), Shape::kThreads, Shape::kSharedBytes};
+}
+
+}  // namespace
+
+void Int8Gemm(const Arguments& in, const char* what, const Int8Problem& p) {
+  if (p.m == 0 || p.w.n == 0) return;
+  if (p.m <= kGemvRows) {
+    return Gemv(in, what,
+                {p.dtype, p.m, p.w.n, p.w.k, p.x, p.x_stride, nullptr, 0, &p.w, p.bias, p.y, p.w.n});
+  }
+  Int8Args args = ArgsOf(p.w, OutputOf(p.y, p.dtype, p.m, p.w.n, p.bias));
+  if (p.dtype == DType::kBF16) {
+    args.x = Aligned16(in, p.x, p.dtype, p.x_stride, p.m, p.w.k);
+    return Launch(in, what, GridOf(args.out), Float<false>, args);
+  }
+  args.x = {p.x, p.x_stride, args.out.m};
+  Launch(in, what, {GridOf(args.out).blocks, kSimtThreads}, Simt<false>, args);
+}
+
+void Int8GemmDx(const Arguments& in, const char* what, DType dtype, const void* dy,
+                int64_t dy_stride, int64_t m, const Int8Weights& w, void* dx) {
+  if (m == 0 || w.k == 0) return;
+  Int8Args args = ArgsOf(w, OutputOf(dx, dtype, m, w.k, nullptr));
+  if (dtype == DType::kBF16) {
+    args.x = Aligned16(in, dy, dtype, dy_stride, m, w.n);
+    return Launch(in, what, GridOf(args.out), Float<true>, args);
+  }
+  args.x = {dy, dy_stride, args.out.m};
+  Launch(in, what, {GridOf(args.out).blocks, kSimtThreads}, Simt<true>, args);
+}
+
+void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p) {
+  if (p.m == 0 || p.w.n == 0) return;
+  Int8Args args = ArgsOf(p.w, OutputOf(p.y, p.dtype, p.m, p.w.n, p.bias));
+  const int64_t stride = CeilDiv(std::max<int64_t>(p.w.k, 1), 16) * 16;
+  int8_t* const values = in.Workspace<int8_t>(p.m * stride);
+  float* const scales = in.Workspace<float>(p.m * args.groups + 1);
+  if (p.w.k > 0) {
+    const int64_t warps = p.m * args.groups;
+    DispatchFloat(p.dtype, [&]<class T>() {
+      Launch(in, what, {dim3(static_cast<unsigned>(CeilDiv(warps, 256 / kWarp))), 256}, Quantize<T>,
+             static_cast<const T*>(p.x), p.x_stride, p.m, p.w.k, args.group, args.groups, values,
+             stride, scales);
+    });
+  }
+  args.x = {values, stride, args.out.m};
+  args.x_scales = scales;
+  args.w = Aligned16(in, p.w.values, DType::kI8, p.w.k, p.w.n, p.w.k);
+  Launch(in, what, GridOf(args.out), Dynamic, args);
+}
+
+}  // namespace fuselm::cuda

@@ -1,0 +1,183 @@
+// Tiles in shared memory and warp fragments of the tensor-core products. A tile holds 64 bytes of K
+// (32 bf16 or 64 int8) of each of its rows. Sixteen-byte chunks are permuted within a row, so that
+// the eight rows of an ldmatrix fall into different banks.
+#pragma once
+
+#include "native/cuda/mma.cuh"
+
+namespace fuselm::cuda {
+
+inline constexpr int kTileBytes = 64;  // of K
+
+// Where an operand's tile comes from: rows of `stride` elements, `extent` of them, K of `k`.
+struct TileSource {
+  const void* data;
+  int64_t stride;
+  int extent;
+};
+
+// Copies tile after tile of one operand: kSpan rows (kDown: columns, K runs down the rows).
+// kItem: bytes of an element. data must be 16-byte aligned and stride * kItem a multiple of 16.
+template <int kSpan, bool kDown, int kItem, int kThreads>
+struct TileLoader {
+  static constexpr int kK = kTileBytes / kItem;    // of a tile
+  static constexpr int kChunk = 16 / kItem;        // elements of a copy
+  static constexpr int kColumns = kDown ? kSpan / kChunk : kTileBytes / 16;  // chunks in a row
+  static constexpr int kRows = kDown ? kK : kSpan;
+  static constexpr int kCopies = kRows * kColumns / kThreads;
+  static constexpr int kBytes = kSpan * kTileBytes;
+  static_assert(kCopies * kThreads == kRows * kColumns);
+  static_assert(!kDown || kColumns >= 8);
+
+  const char* at[kCopies];
+  int64_t step;  // bytes from tile to tile
+  int limit[kCopies];  // bytes of a chunk inside the extent, when K does not cut it
+  int left;            // of K
+
+  // Byte of chunk `column` of row `row`.
+  __device__ __forceinline__ static int Place(int row, int column) {
+    if constexpr (kDown) return row * (kColumns * 16) + ((column ^ (row & 7)) << 4);
+    return row * kTileBytes + ((column ^ (row >> 1 & 3)) << 4);
+  }
+
+  // Tiles from element `k0` of K on; `first` is the tile's first row.
+  __device__ __forceinline__ void Start(const TileSource& from, int first, int64_t k0, int64_t k) {
+    left = static_cast<int>(k - k0);
+    step = kDown ? from.stride * (kK * kItem) : kTileBytes;
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
+      const int row = chunk / kColumns, column = chunk % kColumns;
+      const int64_t i0 = kDown ? first + column * kChunk : first + row;
+      const int64_t offset = kDown ? (k0 + row) * from.stride + i0
+                                   : i0 * from.stride + k0 + column * kChunk;
+      at[i] = static_cast<const char*>(from.data) + offset * kItem;
+      const int64_t inside = (from.extent - i0) * kItem;
+      limit[i] = kDown ? static_cast<int>(min(max(inside, int64_t{0}), int64_t{16}))
+                       : (inside > 0 ? 16 : 0);
+    }
+  }
+
+  // Starts the copies of one tile and moves on. What lies outside becomes zeros.
+  __device__ __forceinline__ void Copy(char* tile, const void* safe) {
+#pragma unroll
+    for (int i = 0; i < kCopies; ++i) {
+      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
+      const int row = chunk / kColumns, column = chunk % kColumns;
+      int bytes = limit[i];
+      if constexpr (kDown) {
+        if (row >= left) bytes = 0;
+      } else {
+        bytes = min(bytes, max((left - column * kChunk) * kItem, 0));
+      }
+      CpAsync16Part(tile + Place(row, column), bytes > 0 ? at[i] : safe, bytes);
+      at[i] += step;
+    }
+    left -= kK;
+  }
+};
+
+// A fragment of 16 rows from `row` on, `slice` the 32-byte slice of the tile's K.
+template <int kSpan, bool kDown>
+__device__ __forceinline__ void LoadA(uint32_t (&r)[4], const char* tile, int row, int slice) {
+  const int lane = threadIdx.x % kWarp, of = lane / 8, in = lane % 8;
+  if constexpr (kDown) {
+    using L = TileLoader<kSpan, true, 2, 32>;
+    LdMatrixX4Trans(r, tile + L::Place(slice * 16 + of / 2 * 8 + in, row / 8 + of % 2));
+  } else {
+    using L = TileLoader<kSpan, false, 2, 32>;
+    LdMatrixX4(r, tile + L::Place(row + of % 2 * 8 + in, slice * 2 + of / 2));
+  }
+}
+// Two fragments of 8 columns from `column` on.
+template <int kSpan, bool kDown>
+__device__ __forceinline__ void LoadB(uint32_t (&low)[2], uint32_t (&high)[2], const char* tile,
+                                      int column, int slice) {
+  const int lane = threadIdx.x % kWarp, of = lane / 8, in = lane % 8;
+  uint32_t r[4];
+  if constexpr (kDown) {
+    using L = TileLoader<kSpan, true, 2, 32>;
+    LdMatrixX4Trans(r, tile + L::Place(slice * 16 + of % 2 * 8 + in, column / 8 + of / 2));
+  } else {
+    using L = TileLoader<kSpan, false, 2, 32>;
+    LdMatrixX4(r, tile + L::Place(column + of / 2 * 8 + in, slice * 2 + of % 2));
+  }
+  low[0] = r[0], low[1] = r[1], high[0] = r[2], high[1] = r[3];
+}
+
+// How a block of warps shares a tile of C.
+template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
+struct TileShape {
+  static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
+  static constexpr int kThreads = kWarpsM * kWarpsN * kWarp;
+  static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
+  static constexpr int kFragmentsM = kWarpM / 16, kFragmentsN = kWarpN / 8;
+  static constexpr int kStages = 4;
+  static constexpr int kStageBytes = (kM + kN) * kTileBytes;
+  static constexpr int kSharedBytes = kStages * kStageBytes;
+};
+using LargeTile = TileShape<128, 128, 2, 4>;
+using SmallTile = TileShape<64, 64, 2, 2>;
+
+// Block b's place among the tiles of C: columns of tiles are walked in bands of kBand rows, so that
+// blocks that run at the same time share operands in L2.
+struct TilePlace {
+  int m, n;
+};
+__device__ __forceinline__ TilePlace PlaceOf(int b, int tiles_m, int tiles_n) {
+  constexpr int kBand = 8;
+  const int band = b / (kBand * tiles_n), first = band * kBand;
+  const int height = min(kBand, tiles_m - first), in = b - band * kBand * tiles_n;
+  return {first + in % height, in / height};
+}
+
+// Where C goes and what is added on the way.
+struct Epilogue {
+  void* c;
+  int64_t stride;
+  int m, n;
+  bool bf16_out;
+  bool pairs;  // two neighbours in a row may be stored at once
+  bool bias_bf16;
+  const void* bias;
+  const float* addend;
+  int64_t addend_stride;
+
+  __device__ __forceinline__ float Bias(int column) const {
+    if (bias == nullptr) return 0;
+    return bias_bf16 ? ToFloat(static_cast<const bf16*>(bias)[column])
+                     : static_cast<const float*>(bias)[column];
+  }
+  __device__ __forceinline__ void Store(int row, int column, float v) const {
+    if (addend != nullptr) v += addend[row * addend_stride + column];
+    v += Bias(column);
+    if (bf16_out) {
+      static_cast<bf16*>(c)[row * stride + column] = ToBf16(v);
+    } else {
+      static_cast<float*>(c)[row * stride + column] = v;
+    }
+  }
+  // Elements (row, column) and (row, column + 1), as far as they are inside.
+  __device__ __forceinline__ void Store2(int row, int column, float v0, float v1) const {
+    if (row >= m || column >= n) return;
+    if (!pairs || column + 1 >= n) {
+      Store(row, column, v0);
+      if (column + 1 < n) Store(row, column + 1, v1);
+      return;
+    }
+    if (addend != nullptr) {
+      const Pack<float, 2> add =
+          *reinterpret_cast<const Pack<float, 2>*>(addend + row * addend_stride + column);
+      v0 += add.v[0], v1 += add.v[1];
+    }
+    v0 += Bias(column), v1 += Bias(column + 1);
+    if (bf16_out) {
+      *reinterpret_cast<uint32_t*>(static_cast<bf16*>(c) + row * stride + column) =
+          ToBf16x2(v0, v1);
+    } else {
+      *reinterpret_cast<Pack<float, 2>*>(static_cast<float*>(c) + row * stride + column) = {v0, v1};
+    }
+  }
+};
+
+}  // namespace fuselm::cuda
