@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "native/cuda/gemm/cublaslt.cuh"
 #include "native/cuda/gemm/kernels.cuh"
 #include "native/cuda/gemm/operand.cuh"
 
@@ -90,42 +91,49 @@ int64_t SlicesOf(const GemmProblem& p, int64_t k) {
   return std::max<int64_t>(1, std::min(kBlocks / tiles, k / kShortest));
 }
 
-}  // namespace
-
-void Gemm(const Arguments& in, const char* what, const GemmProblem& p) {
-  if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
-  constexpr int64_t kMost = (int64_t{1} << 31) - 256;
-  Require(p.m < kMost && p.n < kMost, ErrorCode::kShape, "a product has a side of 2^31 or more");
-
-  GemmSegment segments[kMaxSegments];
-  int count = 0;
-  for (const GemmSegment& s : p.segments) {
-    Require(s.k < kMost, ErrorCode::kShape, "a product has a side of 2^31 or more");
-    if (s.k > 0) segments[count++] = s;
+// Neighbouring batch axes as one where all strides allow it.
+GemmBatch Collapsed(const GemmBatch& batch) {
+  GemmBatch out;
+  out.count = batch.count;
+  for (int i = 0; i < batch.rank; ++i) {
+    const int64_t n = batch.shape[i];
+    if (n == 1) continue;
+    const int last = out.rank - 1;
+    if (last >= 0 && out.a[last] == n * batch.a[i] && out.b[last] == n * batch.b[i] &&
+        out.c[last] == n * batch.c[i]) {
+      out.shape[last] *= n;
+      out.a[last] = batch.a[i], out.b[last] = batch.b[i], out.c[last] = batch.c[i];
+      continue;
+    }
+    out.shape[out.rank] = n;
+    out.a[out.rank] = batch.a[i], out.b[out.rank] = batch.b[i], out.c[out.rank++] = batch.c[i];
   }
+  return out;
+}
+
+void Join(const Arguments& in, const char* what, const float* parts, int64_t slices,
+          const Epilogue& out) {
+  const int64_t pairs = CeilDiv(out.n, 2) * out.m;
+  Launch(in, what, {dim3(static_cast<unsigned>(CeilDiv(pairs, kThreads))), kThreads}, JoinSlices,
+         parts, slices, out);
+}
+
+void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
+  const size_t count = p.segments.size();
   const bool a_down = !p.segments[0].a.along_k, b_down = !p.segments[0].b.along_k;
-  if (p.m <= kGemvRows && !a_down && !b_down && count == 1 && p.batch.rank == 0 && !p.out.addend &&
-      p.out.dtype == p.dtype) {
-    return Gemv(in, what,
-                {p.dtype, p.m, p.n, segments[0].k, segments[0].a.data, segments[0].a.stride,
-                 segments[0].b.data, segments[0].b.stride, nullptr, p.out.bias, p.out.data,
-                 p.out.stride});
-  }
-
   KernelArgs args{};
-  args.count = std::max(count, 1);  // no K at all: one segment without steps
+  args.count = static_cast<int>(count);
   args.batch = p.batch;
   args.out = EpilogueOf(p);
-  for (int i = 0; i < count; ++i) {
-    GemmSegment s = segments[i];
-    if (p.dtype == DType::kBF16) {
+  for (size_t i = 0; i < count; ++i) {
+    GemmSegment s = p.segments[i];
+    if (p.dtype == DType::kBF16 && s.k > 0) {
       s.a = Aligned(in, s.a, p.dtype, p.m, s.k, p.batch, args.batch.a);
       s.b = Aligned(in, s.b, p.dtype, p.n, s.k, p.batch, args.batch.b);
     }
     args.segments[i] = {{s.a.data, s.a.stride, args.out.m}, {s.b.data, s.b.stride, args.out.n}, s.k};
   }
   const auto run = p.dtype == DType::kBF16 ? TensorCoreGemm : SimtGemm;
-
   if (p.batch.rank > 0) {
     for (int64_t from = 0; from < p.batch.count; from += kMostProducts) {
       args.batch_from = from;
@@ -133,18 +141,80 @@ void Gemm(const Arguments& in, const char* what, const GemmProblem& p) {
     }
     return;
   }
-  const int64_t slices = count == 1 ? SlicesOf(p, segments[0].k) : 1;
+  const int64_t k = p.segments[0].k;
+  const int64_t slices = count == 1 ? SlicesOf(p, k) : 1;
   if (slices == 1) return run(in, what, args, a_down, b_down, 1);
-  const int64_t k = segments[0].k;
   args.split = CeilDiv(CeilDiv(k, slices), kSplitUnit) * kSplitUnit;
   const int64_t parts = CeilDiv(k, args.split);
   float* const sums = in.Workspace<float>(parts * p.m * p.n);
   const Epilogue out = args.out;
   args.out = {sums, p.n, out.m, out.n, false, p.n % 2 == 0, false, nullptr, nullptr, 0};
   run(in, what, args, a_down, b_down, parts);
-  const int64_t pairs = CeilDiv(p.n, 2) * p.m;
-  Launch(in, what, {dim3(static_cast<unsigned>(CeilDiv(pairs, kThreads))), kThreads}, JoinSlices,
-         sums, parts, out);
+  Join(in, what, sums, parts, out);
+}
+
+// By way of float32 sums in a workspace: several segments, or a bias that the library does not take
+// beside bf16. False when not even the first product can be done so.
+bool CublasLtBySums(const Arguments& in, const char* what, const GemmProblem& p) {
+  // Reading and writing the sums costs as much as the library saves on about this much K.
+  constexpr int64_t kWorth = 1024, kShortK = 128;
+  const bool bf16_out = p.out.dtype == DType::kBF16;
+  if (!CublasLtUsable() || p.batch.rank > 0 || p.segments[0].k < kWorth ||
+      (p.segments.size() == 1 && !bf16_out))
+    return false;
+  float* const sums = bf16_out ? in.Workspace<float>(p.m * p.n) : static_cast<float*>(p.out.data);
+  const int64_t stride = bf16_out ? p.n : p.out.stride;
+  const float* addend = p.out.addend;
+  int64_t addend_stride = p.out.addend_stride;
+  for (size_t i = 0; i < p.segments.size(); ++i) {
+    const GemmSegment& s = p.segments[i];
+    const bool last = i + 1 == p.segments.size();
+    GemmProblem part = p;
+    part.segments = {&s, 1};
+    part.out.addend = addend, part.out.addend_stride = addend_stride;
+    if (last && (s.k <= kShortK || !bf16_out)) {  // a low-rank term, or nothing left to round
+      if (s.k <= kShortK || !CublasLtGemm(in, part)) OwnGemm(in, what, part);
+      return true;
+    }
+    part.out.data = sums, part.out.stride = stride, part.out.dtype = DType::kF32;
+    part.out.bias = nullptr;
+    if (!CublasLtGemm(in, part)) {
+      if (i == 0) return false;
+      OwnGemm(in, what, part);
+    }
+    addend = sums, addend_stride = stride;
+  }
+  Join(in, what, sums, 1, EpilogueOf(p));
+  return true;
+}
+
+}  // namespace
+
+void Gemm(const Arguments& in, const char* what, const GemmProblem& problem) {
+  GemmProblem p = problem;
+  if (p.m == 0 || p.n == 0 || p.batch.count == 0) return;
+  constexpr int64_t kMost = (int64_t{1} << 31) - 256;
+  Require(p.m < kMost && p.n < kMost, ErrorCode::kShape, "a product has a side of 2^31 or more");
+  p.batch = Collapsed(p.batch);
+  GemmSegment segments[kMaxSegments];
+  size_t count = 0;
+  for (const GemmSegment& s : p.segments) {
+    Require(s.k < kMost, ErrorCode::kShape, "a product has a side of 2^31 or more");
+    if (s.k > 0) segments[count++] = s;
+  }
+  const GemmSegment& first = p.segments[0];
+  if (count == 0) segments[count++] = first;  // no K at all: steps of none
+  p.segments = {segments, count};
+
+  if (p.m <= kGemvRows && first.a.along_k && first.b.along_k && count == 1 && p.batch.rank == 0 &&
+      !p.out.addend && p.out.dtype == p.dtype) {
+    const GemmSegment& s = segments[0];
+    return Gemv(in, what,
+                {p.dtype, p.m, p.n, s.k, s.a.data, s.a.stride, s.b.data, s.b.stride, nullptr,
+                 p.out.bias, p.out.data, p.out.stride});
+  }
+  if (CublasLtGemm(in, p) || CublasLtBySums(in, what, p)) return;
+  OwnGemm(in, what, p);
 }
 
 }  // namespace fuselm::cuda

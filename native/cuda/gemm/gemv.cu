@@ -2,8 +2,8 @@
 //
 // Work: one to eight warps share a row of W (more when there are few rows), each lane taking 16
 // bytes of it at a time, four in flight; x comes from L1. Sums go lane, warp, block in a fixed
-// order. int8 scales join once per 16 weights. 16-byte loads where W's rows allow them, single
-// elements otherwise. Target: 90 % of the read bandwidth over W.
+// order. int8 scales join once per 16 weights. 16-byte loads where K and the rows of x and W allow
+// them, single elements otherwise. Target: 90 % of the read bandwidth over W.
 
 #include <algorithm>
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kUnroll = 4;  // loads of W under way for one or two rows of x; half for more
+constexpr int kUnroll = 4;  // loads of W under way; half of that beside many values of x
 
 struct GemvArgs {
   const void* x;
@@ -32,7 +32,7 @@ struct GemvArgs {
   void* y;
   int64_t y_stride;
   int warps;  // on a row of W: 1, 2, 4 or 8
-  bool aligned_x, aligned_w;
+  bool aligned;  // 16-byte chunks of x and W are aligned and whole
 };
 
 __device__ __forceinline__ float ToFloat(int8_t x) { return static_cast<float>(x); }
@@ -54,26 +54,21 @@ __device__ __forceinline__ void Unpack(float (&out)[kN], const Pack<uint32_t, 4>
   }
 }
 
-// n elements from p, zeros after; at most 16 bytes a load.
+// kN elements from p, 16 bytes a load.
 template <int kN, class T>
-__device__ __forceinline__ void Take(float (&out)[kN], const T* p, bool aligned, int64_t left) {
+__device__ __forceinline__ void Take(float (&out)[kN], const T* p) {
   constexpr int kOf16 = 16 / sizeof(T), kPart = kN < kOf16 ? kN : kOf16;
-  if (aligned && left >= kN) {
 #pragma unroll
-    for (int i = 0; i < kN; i += kPart) {
-      const Pack<T, kPart> v = *reinterpret_cast<const Pack<T, kPart>*>(p + i);
+  for (int i = 0; i < kN; i += kPart) {
+    const Pack<T, kPart> v = *reinterpret_cast<const Pack<T, kPart>*>(p + i);
 #pragma unroll
-      for (int j = 0; j < kPart; ++j) out[i + j] = ToFloat(v.v[j]);
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kN; ++i) out[i] = i < left ? ToFloat(p[i]) : 0.0f;
+    for (int j = 0; j < kPart; ++j) out[i + j] = ToFloat(v.v[j]);
   }
 }
 
 template <class T, class W, int kM>
 __global__ void __launch_bounds__(kThreads) Product(const __grid_constant__ GemvArgs args) {
-  constexpr int kChunk = 16 / sizeof(W), kHeld = kM <= 2 ? kUnroll : kUnroll / 2;
+  constexpr int kChunk = 16 / sizeof(W), kHeld = kM * kChunk <= 16 ? kUnroll : kUnroll / 2;
   __shared__ float parts[kWarps][kM];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
   const int part = warp % args.warps;
@@ -83,39 +78,53 @@ __global__ void __launch_bounds__(kThreads) Product(const __grid_constant__ Gemv
     const W* const w = static_cast<const W*>(args.w) + n * args.w_stride;
     const T* const x = static_cast<const T*>(args.x);
     const int64_t step = static_cast<int64_t>(args.warps) * kWarp * kChunk;
-    const auto add = [&](const float (&v)[kChunk], int64_t k) {
-      float scale = 1;
-      if constexpr (sizeof(W) == 1) scale = args.scales[n * args.groups + (k >> args.group_shift)];
+    const auto scale_of = [&](int64_t k) {
+      if constexpr (sizeof(W) > 1) return 1.0f;
+      return args.scales[n * args.groups + (k >> args.group_shift)];
+    };
+    const int64_t k0 = (static_cast<int64_t>(part) * kWarp + lane) * kChunk;
+    if (args.aligned) {
+      const auto add = [&](const Pack<uint32_t, 4>& words, int64_t k) {
+        float v[kChunk];
+        Unpack<W>(v, words);
+        const float scale = scale_of(k);
 #pragma unroll
-      for (int m = 0; m < kM; ++m) {
-        float xs[kChunk], dot = 0;
-        if (m < args.m) {
-          Take(xs, x + m * args.x_stride + k, args.aligned_x, args.k - k);
+        for (int m = 0; m < kM; ++m) {
+          if (m >= args.m) break;
+          float xs[kChunk], dot = 0;
+          Take(xs, x + m * args.x_stride + k);
 #pragma unroll
           for (int i = 0; i < kChunk; ++i) dot = fmaf(v[i], xs[i], dot);
+          acc[m] = fmaf(scale, dot, acc[m]);
         }
-        acc[m] = fmaf(scale, dot, acc[m]);
-      }
-    };
-    int64_t k = (static_cast<int64_t>(part) * kWarp + lane) * kChunk;
-    if (args.aligned_w) {
-      for (; k + (kHeld - 1) * step + kChunk <= args.k; k += kHeld * step) {
+      };
+      int64_t k = k0;
+      for (; k + (kHeld - 1) * step < args.k; k += kHeld * step) {
         Pack<uint32_t, 4> held[kHeld];
 #pragma unroll
         for (int u = 0; u < kHeld; ++u)
           held[u] = *reinterpret_cast<const Pack<uint32_t, 4>*>(w + k + u * step);
 #pragma unroll
-        for (int u = 0; u < kHeld; ++u) {
-          float v[kChunk];
-          Unpack<W>(v, held[u]);
-          add(v, k + u * step);
-        }
+        for (int u = 0; u < kHeld; ++u) add(held[u], k + u * step);
       }
-    }
-    for (; k < args.k; k += step) {
-      float v[kChunk];
-      Take(v, w + k, args.aligned_w, args.k - k);
-      add(v, k);
+#pragma unroll 1
+      for (; k < args.k; k += step) add(*reinterpret_cast<const Pack<uint32_t, 4>*>(w + k), k);
+    } else {
+#pragma unroll 1
+      for (int64_t k = k0; k < args.k; k += step) {
+        const int64_t end = min(args.k, k + kChunk);
+        const float scale = scale_of(k);
+        float dot[kM] = {};
+#pragma unroll 1
+        for (int64_t i = k; i < end; ++i) {
+          const float v = ToFloat(w[i]);
+#pragma unroll
+          for (int m = 0; m < kM; ++m)
+            if (m < args.m) dot[m] = fmaf(v, ToFloat(x[m * args.x_stride + i]), dot[m]);
+        }
+#pragma unroll
+        for (int m = 0; m < kM; ++m) acc[m] = fmaf(scale, dot[m], acc[m]);
+      }
     }
   }
 #pragma unroll
@@ -171,8 +180,9 @@ void Gemv(const Arguments& in, const char* what, const GemvProblem& p) {
   }
   if (p.bias && p.bias->data) args.bias = p.bias->data, args.bias_bf16 = p.bias->dtype == DType::kBF16;
   args.y = p.y, args.y_stride = p.y_stride;
-  args.aligned_x = Aligned(p.x, p.x_stride, item);
-  args.aligned_w = Aligned(args.w, args.w_stride, p.int8 ? 1 : item);
+  args.aligned = Aligned(p.x, p.x_stride, item) &&
+                 Aligned(args.w, args.w_stride, p.int8 ? 1 : item) &&
+                 p.k % (p.int8 ? 16 : 16 / static_cast<int64_t>(item)) == 0;
   // Enough warps to fill a large card, each with a few loads to do: by the shape alone.
   const int64_t chunks = CeilDiv(p.k * static_cast<int64_t>(p.int8 ? 1 : item), 16 * kWarp);
   args.warps = 1;
