@@ -67,7 +67,7 @@ __device__ __forceinline__ void Take(float (&out)[kN], const T* p) {
 }
 
 template <class T, class W, int kM>
-__global__ void __launch_bounds__(kThreads) Product(const __grid_constant__ GemvArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) Product(const __grid_constant__ GemvArgs args) {
   constexpr int kChunk = 16 / sizeof(W), kHeld = kM * kChunk <= 16 ? kUnroll : kUnroll / 2;
   __shared__ float parts[kWarps][kM];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;

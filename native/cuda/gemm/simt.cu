@@ -78,7 +78,7 @@ __device__ __forceinline__ bool Aligned(const TileSource& s, const float* data) 
 
 // kSize x kSize a block. A thread's rows are fours, kSize / 2 apart when it has two of them.
 template <int kSize, bool kADown, bool kBDown>
-__global__ void __launch_bounds__(kThreads) Product(const __grid_constant__ KernelArgs args) {
+__global__ void __launch_bounds__(kThreads, 1) Product(const __grid_constant__ KernelArgs args) {
   constexpr int kFours = kSize / 64, kEach = kFours * 4;
   using LoadTileA = FloatLoader<kSize, kADown>;
   using LoadTileB = FloatLoader<kSize, kBDown>;
