@@ -64,7 +64,7 @@ GemmOperand Aligned(const Arguments& in, const GemmOperand& o, DType dtype, int6
   return {copy, stride, o.along_k};
 }
 
-Epilogue EpilogueOf(const GemmProblem& p) {
+Epilogue EpilogueOf(const GemmProblem& p, bool addend = true) {
   Epilogue out{};
   out.c = p.out.data;
   out.stride = p.out.stride;
@@ -74,11 +74,12 @@ Epilogue EpilogueOf(const GemmProblem& p) {
     out.bias = p.out.bias->data;
     out.bias_bf16 = p.out.bias->dtype == DType::kBF16;
   }
-  out.addend = p.out.addend;
+  out.addend = addend ? p.out.addend : nullptr;
   out.addend_stride = p.out.addend_stride;
+  out.addend_bf16 = p.out.addend_dtype == DType::kBF16;
   const uintptr_t pair = 2 * ItemSize(p.out.dtype);
   out.pairs = reinterpret_cast<uintptr_t>(out.c) % pair == 0 && out.stride % 2 == 0 &&
-              (!out.addend || (reinterpret_cast<uintptr_t>(out.addend) % 8 == 0 &&
+              (!out.addend || (reinterpret_cast<uintptr_t>(out.addend) % (out.addend_bf16 ? 4 : 8) == 0 &&
                                out.addend_stride % 2 == 0));
   for (int i = 0; i < p.batch.rank; ++i) out.pairs = out.pairs && p.batch.c[i] % 2 == 0;
   return out;
@@ -148,43 +149,50 @@ void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
   const int64_t parts = CeilDiv(k, args.split);
   float* const sums = in.Workspace<float>(parts * p.m * p.n);
   const Epilogue out = args.out;
-  args.out = {sums, p.n, out.m, out.n, false, p.n % 2 == 0, false, nullptr, nullptr, 0};
+  args.out = {sums, p.n, out.m, out.n, false, p.n % 2 == 0, false, nullptr, nullptr, 0, false};
   run(in, what, args, a_down, b_down, parts);
   Join(in, what, sums, parts, out);
 }
 
 // By way of float32 sums in a workspace: several segments, or a bias that the library does not take
-// beside bf16. False when not even the first product can be done so.
+// beside bf16. Segments of a short K (a low-rank term) join in one pass of our own at the end. False
+// when not even the first product can be done so.
 bool CublasLtBySums(const Arguments& in, const char* what, const GemmProblem& p) {
   // Reading and writing the sums costs as much as the library saves on about this much K.
   constexpr int64_t kWorth = 1024, kShortK = 128;
   const bool bf16_out = p.out.dtype == DType::kBF16;
-  if (!CublasLtUsable() || p.batch.rank > 0 || p.segments[0].k < kWorth ||
-      (p.segments.size() == 1 && !bf16_out))
+  GemmSegment long_ones[kMaxSegments], short_ones[kMaxSegments];
+  size_t longs = 0, shorts = 0;
+  for (const GemmSegment& s : p.segments) {
+    if (s.k > kShortK)
+      long_ones[longs++] = s;
+    else
+      short_ones[shorts++] = s;
+  }
+  if (!CublasLtUsable() || p.batch.rank > 0 || longs == 0 || long_ones[0].k < kWorth ||
+      p.out.addend_dtype != DType::kF32 || (p.segments.size() == 1 && !bf16_out))
     return false;
-  float* const sums = bf16_out ? in.Workspace<float>(p.m * p.n) : static_cast<float*>(p.out.data);
-  const int64_t stride = bf16_out ? p.n : p.out.stride;
-  const float* addend = p.out.addend;
-  int64_t addend_stride = p.out.addend_stride;
-  for (size_t i = 0; i < p.segments.size(); ++i) {
-    const GemmSegment& s = p.segments[i];
-    const bool last = i + 1 == p.segments.size();
-    GemmProblem part = p;
-    part.segments = {&s, 1};
-    part.out.addend = addend, part.out.addend_stride = addend_stride;
-    if (last && (s.k <= kShortK || !bf16_out)) {  // a low-rank term, or nothing left to round
-      if (s.k <= kShortK || !CublasLtGemm(in, part)) OwnGemm(in, what, part);
-      return true;
-    }
-    part.out.data = sums, part.out.stride = stride, part.out.dtype = DType::kF32;
-    part.out.bias = nullptr;
+  const bool last_pass = shorts > 0 || bf16_out;
+  GemmProblem part = p;
+  if (bf16_out) part.out.data = in.Workspace<float>(p.m * p.n), part.out.stride = p.n;
+  part.out.dtype = DType::kF32;
+  for (size_t i = 0; i < longs; ++i) {
+    part.segments = {&long_ones[i], 1};
+    part.out.bias = !last_pass && i + 1 == longs ? p.out.bias : nullptr;
     if (!CublasLtGemm(in, part)) {
       if (i == 0) return false;
       OwnGemm(in, what, part);
     }
-    addend = sums, addend_stride = stride;
+    part.out.addend = part.out.data, part.out.addend_stride = part.out.stride;
   }
-  Join(in, what, sums, 1, EpilogueOf(p));
+  if (!last_pass) return true;
+  GemmProblem rest = p;
+  rest.segments = {short_ones, shorts};
+  rest.out.addend = part.out.data, rest.out.addend_stride = part.out.stride;
+  if (shorts > 0)
+    OwnGemm(in, what, rest);
+  else
+    Join(in, what, static_cast<const float*>(part.out.data), 1, EpilogueOf(rest, false));
   return true;
 }
 
@@ -202,8 +210,8 @@ void Gemm(const Arguments& in, const char* what, const GemmProblem& problem) {
     Require(s.k < kMost, ErrorCode::kShape, "a product has a side of 2^31 or more");
     if (s.k > 0) segments[count++] = s;
   }
-  const GemmSegment& first = p.segments[0];
-  if (count == 0) segments[count++] = first;  // no K at all: steps of none
+  if (count == 0) segments[count++] = {{nullptr, 0, true}, {nullptr, 0, true}, 0};
+  const GemmSegment& first = segments[0];
   p.segments = {segments, count};
 
   if (p.m <= kGemvRows && first.a.along_k && first.b.along_k && count == 1 && p.batch.rank == 0 &&

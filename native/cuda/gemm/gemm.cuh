@@ -18,23 +18,24 @@ struct GemmOperand {
   bool along_k;
 };
 
-// Every further segment adds the product of its own A and B. All operands on one side run the same
-// way.
+// Every further segment adds the product of its own A and B; none at all is a K of 0. All operands on
+// one side run the same way.
 struct GemmSegment {
   GemmOperand a, b;
   int64_t k;
 };
-inline constexpr size_t kMaxSegments = 3;
+inline constexpr size_t kMaxSegments = 6;
 
-// Row-major; the bias (float32 or bf16, one per column) and the addend (may be the output itself)
-// join in float32.
+// Row-major; the bias (float32 or bf16, one per column) and the addend (either, too; may be the output
+// itself) join in float32.
 struct GemmOutput {
   void* data;
   int64_t stride;
   DType dtype;  // float32, or that of the operands
   const View* bias = nullptr;
-  const float* addend = nullptr;
+  const void* addend = nullptr;
   int64_t addend_stride = 0;
+  DType addend_dtype = DType::kF32;
 };
 
 // Products alike: `count` of them, laid out by axes (the last fastest); strides in elements.

@@ -140,16 +140,21 @@ struct Epilogue {
   bool pairs;  // two neighbours in a row may be stored at once
   bool bias_bf16;
   const void* bias;
-  const float* addend;
+  const void* addend;
   int64_t addend_stride;
+  bool addend_bf16;
 
+  __device__ __forceinline__ float Addend(int64_t at) const {
+    return addend_bf16 ? ToFloat(static_cast<const bf16*>(addend)[at])
+                       : static_cast<const float*>(addend)[at];
+  }
   __device__ __forceinline__ float Bias(int column) const {
     if (bias == nullptr) return 0;
     return bias_bf16 ? ToFloat(static_cast<const bf16*>(bias)[column])
                      : static_cast<const float*>(bias)[column];
   }
   __device__ __forceinline__ void Store(int row, int column, float v) const {
-    if (addend != nullptr) v += addend[row * addend_stride + column];
+    if (addend != nullptr) v += Addend(row * addend_stride + column);
     v += Bias(column);
     if (bf16_out) {
       static_cast<bf16*>(c)[row * stride + column] = ToBf16(v);
@@ -166,9 +171,16 @@ struct Epilogue {
       return;
     }
     if (addend != nullptr) {
-      const Pack<float, 2> add =
-          *reinterpret_cast<const Pack<float, 2>*>(addend + row * addend_stride + column);
-      v0 += add.v[0], v1 += add.v[1];
+      const int64_t at = row * addend_stride + column;
+      if (addend_bf16) {
+        const uint32_t add =
+            *reinterpret_cast<const uint32_t*>(static_cast<const bf16*>(addend) + at);
+        v0 += LowToFloat(add), v1 += HighToFloat(add);
+      } else {
+        const Pack<float, 2> add =
+            *reinterpret_cast<const Pack<float, 2>*>(static_cast<const float*>(addend) + at);
+        v0 += add.v[0], v1 += add.v[1];
+      }
     }
     v0 += Bias(column), v1 += Bias(column + 1);
     if (bf16_out) {
