@@ -1,6 +1,6 @@
-// y = x W^T + b and its gradients through the matrix product (gemm/gemm.cuh). W is [out, in]; dW and
-// db are float32. x and dy may be any views of rows. Work, shared memory, alignment and targets are
-// those of the product's kernels; the gradient of the bias is one more pass over dy.
+// y = x W^T + b and its gradients through the matrix product (gemm/gemm.cuh). W is [out, in]; dW
+// and db are float32. x and dy may be any views of rows. Work, shared memory, alignment and targets
+// are those of the product's kernels; the gradient of the bias is one more pass over dy.
 
 #include "native/cuda/gemm/operand.cuh"
 
@@ -52,9 +52,9 @@ void LinearDw(const Arguments& in) {
               in[0].dtype == in[1].dtype && dy.rows == x.rows && dw.shape[0] == dy.cols &&
               dw.shape[1] == x.cols,
           ErrorCode::kShape, "linear.dw: dy [.., N], x [.., K] and dw f32 [N, K] do not fit");
-  Require(!dbias.data || (dbias.dtype == DType::kF32 && dbias.contiguous() &&
-                          dbias.numel() == dy.cols),
-          ErrorCode::kShape, "linear.dw: dbias must be f32 [N]");
+  Require(
+      !dbias.data || (dbias.dtype == DType::kF32 && dbias.contiguous() && dbias.numel() == dy.cols),
+      ErrorCode::kShape, "linear.dw: dbias must be f32 [N]");
   const GemmSegment segment{dy.AlongRows(), x.AlongRows(), dy.rows};
   Gemm(in, "linear.dw",
        {.dtype = in[0].dtype,

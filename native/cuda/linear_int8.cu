@@ -1,6 +1,6 @@
-// y = x W^T + b with W in int8 (values [N, K], float32 scales per row or per group of K), x as it is
-// or quantised as the weights are (linear_int8_dynamic), and the gradient of x. The kernels, their
-// work, alignment and targets: gemm/int8.cu, and gemm/gemv.cu for up to 8 rows of a float x.
+// y = x W^T + b with W in int8 (values [N, K], float32 scales per row or per group of K), x as it
+// is or quantised as the weights are (linear_int8_dynamic), and the gradient of x. The kernels,
+// their work, alignment and targets: gemm/int8.cu, and gemm/gemv.cu for up to 8 rows of a float x.
 
 #include "native/cuda/gemm/int8.cuh"
 #include "native/cuda/gemm/operand.cuh"
@@ -35,14 +35,16 @@ Int8Problem ProblemOf(const Arguments& in, const char* what) {
 
 void Linear(const Arguments& in) {
   Int8Gemm(in, "linear_int8",
-           ProblemOf(in, "linear_int8: x [.., K], values i8 [N, K], scales, bias [N] and y [.., N] "
-                         "do not fit"));
+           ProblemOf(in,
+                     "linear_int8: x [.., K], values i8 [N, K], scales, bias [N] and y [.., N] "
+                     "do not fit"));
 }
 
 void LinearDynamic(const Arguments& in) {
   Int8GemmDynamic(in, "linear_int8_dynamic",
-                  ProblemOf(in, "linear_int8_dynamic: x [.., K], values i8 [N, K], scales, bias "
-                                "[N] and y [.., N] do not fit"));
+                  ProblemOf(in,
+                            "linear_int8_dynamic: x [.., K], values i8 [N, K], scales, bias "
+                            "[N] and y [.., N] do not fit"));
 }
 
 // 0 dy, 1 values, 2 scales, 3 dx; [group]: dx = dy W, with W in dy's dtype

@@ -1,8 +1,8 @@
-// One to three layers y = x W^T + bias + scale (x A^T) B^T over one x, the low-rank term as a second
-// segment of the product, and their gradients: that of x is one product with all weights and terms
-// as its segments. The scale goes into a copy of the small matrix (one pass over it), so that x A^T
-// is stored scaled; A and B may be float32 beside bf16 weights, and are rounded in that copy. Work
-// and targets are those of the product's kernels (gemm/gemm.cuh).
+// One to three layers y = x W^T + bias + scale (x A^T) B^T over one x, the low-rank term as a
+// second segment of the product, and their gradients: that of x is one product with all weights and
+// terms as its segments. The scale goes into a copy of the small matrix (one pass over it), so that
+// x A^T is stored scaled; A and B may be float32 beside bf16 weights, and are rounded in that copy.
+// Work and targets are those of the product's kernels (gemm/gemm.cuh).
 
 #include <algorithm>
 
@@ -102,12 +102,11 @@ void LoraLinear(const Arguments& in) {
       const RowMatrix low =
           xa.data ? RowMatrix{xa.data, x.rows, r, r} : NewRows(in, dtype, x.rows, r);
       const RowMatrix seen = dropped.data ? AsRows(in, dropped) : x;
-      const GemmSegment down{seen.AlongColumns(),
-                             Scaled(in, a, dtype, in.f64(i)).AlongColumns(), x.cols};
+      const GemmSegment down{seen.AlongColumns(), Scaled(in, a, dtype, in.f64(i)).AlongColumns(),
+                             x.cols};
       Product(in, dtype, x.rows, r, {&down, 1},
               {.data = const_cast<void*>(low.data), .stride = r, .dtype = dtype});
-      if (r > 0)
-        segments[used++] = {low.AlongColumns(), Scaled(in, b, dtype, 1).AlongColumns(), r};
+      if (r > 0) segments[used++] = {low.AlongColumns(), Scaled(in, b, dtype, 1).AlongColumns(), r};
     }
     GemmOutput out{.data = y.data, .stride = n, .dtype = dtype, .bias = &bias};
     if (base.data) {

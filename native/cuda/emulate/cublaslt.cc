@@ -1,5 +1,5 @@
-// Stands in for cuBLASLt in tests (FUSELM_CUBLASLT names it): the calls that gemm/cublaslt.cu makes,
-// over host memory, by plain loops. It checks what the library would refuse.
+// Stands in for cuBLASLt in tests (FUSELM_CUBLASLT names it): the calls that gemm/cublaslt.cu
+// makes, over host memory, by plain loops. It checks what the library would refuse.
 #include <algorithm>
 #include <cstring>
 
@@ -113,9 +113,9 @@ int cublasLtMatmulPreferenceSetAttribute(void*, int attribute, const void*, size
 }
 int cublasLtMatmulAlgoGetHeuristic(void*, void* desc, void* a, void* b, void* c, void* d, void*,
                                    int wanted, lt::HeuristicResult* results, int* found) {
-  const bool fit = Fit(*static_cast<Desc*>(desc), *static_cast<Layout*>(a),
-                       *static_cast<Layout*>(b), *static_cast<Layout*>(c),
-                       *static_cast<Layout*>(d));
+  const bool fit =
+      Fit(*static_cast<Desc*>(desc), *static_cast<Layout*>(a), *static_cast<Layout*>(b),
+          *static_cast<Layout*>(c), *static_cast<Layout*>(d));
   *found = fit ? std::min(1, wanted) : 0;
   if (!fit) return lt::kNotSupported;
   results[0] = {};

@@ -140,13 +140,13 @@ void Release(const Api& api, Plan& plan) {
 // An operand as cuBLASLt sees it: its memory, columns first.
 bool MakeLayout(const Api& api, void** layout, int type, int64_t rows, int64_t cols, int64_t ld,
                 const GemmBatch& batch, int64_t offset) {
-  if (api.MatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows),
-                             static_cast<uint64_t>(cols), ld) != cublaslt::kSuccess)
+  if (api.MatrixLayoutCreate(layout, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols),
+                             ld) != cublaslt::kSuccess)
     return false;
   if (batch.rank == 0) return true;
   const auto count = static_cast<int32_t>(batch.count);
-  return api.MatrixLayoutSetAttribute(*layout, cublaslt::kLayoutBatchCount, &count,
-                                      sizeof count) == cublaslt::kSuccess &&
+  return api.MatrixLayoutSetAttribute(*layout, cublaslt::kLayoutBatchCount, &count, sizeof count) ==
+             cublaslt::kSuccess &&
          api.MatrixLayoutSetAttribute(*layout, cublaslt::kLayoutBatchOffset, &offset,
                                       sizeof offset) == cublaslt::kSuccess;
 }
@@ -181,8 +181,8 @@ bool MakePlan(const Api& api, void* handle, const GemmProblem& p, bool bias, Pla
   };
   ok = ok && prefer(cublaslt::kPrefWorkspace, uint64_t{kWorkspaceBytes}) &&
        prefer(cublaslt::kPrefReductionMask, cublaslt::kReduceInComputeType);
-  for (const int attribute : {cublaslt::kPrefAlignA, cublaslt::kPrefAlignB, cublaslt::kPrefAlignC,
-                              cublaslt::kPrefAlignD})
+  for (const int attribute :
+       {cublaslt::kPrefAlignA, cublaslt::kPrefAlignB, cublaslt::kPrefAlignC, cublaslt::kPrefAlignD})
     ok = ok && prefer(attribute, kAlignment);
   cublaslt::HeuristicResult best{};
   int found = 0;
@@ -211,8 +211,8 @@ bool CublasLtGemm(const Arguments& in, const GemmProblem& p) {
   const GemmSegment& s = p.segments[0];
   const bool bias = p.out.bias && p.out.bias->data;
   if (p.segments.size() != 1 || s.k == 0 || p.batch.rank > 1) return false;
-  if (p.out.addend && (p.batch.rank > 0 || p.out.dtype != DType::kF32 ||
-                       p.out.addend_dtype != DType::kF32))
+  if (p.out.addend &&
+      (p.batch.rank > 0 || p.out.dtype != DType::kF32 || p.out.addend_dtype != DType::kF32))
     return false;
   if (bias && (p.out.bias->dtype != p.out.dtype || p.out.dtype != p.dtype ||
                !Fits(p.out.bias->data, 0, p.out.dtype)))
@@ -226,9 +226,9 @@ bool CublasLtGemm(const Arguments& in, const GemmProblem& p) {
       !Fits(p.out.data, p.out.stride, p.out.dtype) ||
       (p.out.addend && !Fits(p.out.addend, p.out.addend_stride, DType::kF32)))
     return false;
-  if (p.batch.rank == 1 && (!Fits(s.a.data, p.batch.a[0], p.dtype) ||
-                            !Fits(s.b.data, p.batch.b[0], p.dtype) ||
-                            !Fits(p.out.data, p.batch.c[0], p.out.dtype)))
+  if (p.batch.rank == 1 &&
+      (!Fits(s.a.data, p.batch.a[0], p.dtype) || !Fits(s.b.data, p.batch.b[0], p.dtype) ||
+       !Fits(p.out.data, p.batch.c[0], p.out.dtype)))
     return false;
   const Library& library = TheLibrary();
   if (!library.usable) return false;
@@ -281,9 +281,9 @@ bool CublasLtGemm(const Arguments& in, const GemmProblem& p) {
   const void* const c = p.out.addend ? p.out.addend : p.out.data;
   void* const workspace =
       plan.workspace > 0 ? in.Workspace<char>(static_cast<int64_t>(plan.workspace)) : nullptr;
-  const int status = api.Matmul(handle, plan.desc, &alpha, s.b.data, plan.a, s.a.data, plan.b,
-                                &beta, c, plan.c, p.out.data, plan.d, &plan.algo, workspace,
-                                plan.workspace, in.stream);
+  const int status =
+      api.Matmul(handle, plan.desc, &alpha, s.b.data, plan.a, s.a.data, plan.b, &beta, c, plan.c,
+                 p.out.data, plan.d, &plan.algo, workspace, plan.workspace, in.stream);
   if (status != cublaslt::kSuccess) {
     Release(api, plan);  // and our own kernels do this shape from now on
     return false;

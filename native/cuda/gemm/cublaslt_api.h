@@ -1,6 +1,6 @@
 // The part of cublasLt.h that is used, for toolkits are not needed to build or run: names without
-// their prefix, values as NVIDIA documents them (cuBLAS manual, "Using the cuBLASLt API"; the same in
-// versions 11.4 to 13).
+// their prefix, values as NVIDIA documents them (cuBLAS manual, "Using the cuBLASLt API"; the same
+// in versions 11.4 to 13).
 #pragma once
 
 #include <cstddef>

@@ -78,9 +78,10 @@ Epilogue EpilogueOf(const GemmProblem& p, bool addend = true) {
   out.addend_stride = p.out.addend_stride;
   out.addend_bf16 = p.out.addend_dtype == DType::kBF16;
   const uintptr_t pair = 2 * ItemSize(p.out.dtype);
-  out.pairs = reinterpret_cast<uintptr_t>(out.c) % pair == 0 && out.stride % 2 == 0 &&
-              (!out.addend || (reinterpret_cast<uintptr_t>(out.addend) % (out.addend_bf16 ? 4 : 8) == 0 &&
-                               out.addend_stride % 2 == 0));
+  out.pairs =
+      reinterpret_cast<uintptr_t>(out.c) % pair == 0 && out.stride % 2 == 0 &&
+      (!out.addend || (reinterpret_cast<uintptr_t>(out.addend) % (out.addend_bf16 ? 4 : 8) == 0 &&
+                       out.addend_stride % 2 == 0));
   for (int i = 0; i < p.batch.rank; ++i) out.pairs = out.pairs && p.batch.c[i] % 2 == 0;
   return out;
 }
@@ -132,7 +133,8 @@ void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
       s.a = Aligned(in, s.a, p.dtype, p.m, s.k, p.batch, args.batch.a);
       s.b = Aligned(in, s.b, p.dtype, p.n, s.k, p.batch, args.batch.b);
     }
-    args.segments[i] = {{s.a.data, s.a.stride, args.out.m}, {s.b.data, s.b.stride, args.out.n}, s.k};
+    args.segments[i] = {
+        {s.a.data, s.a.stride, args.out.m}, {s.b.data, s.b.stride, args.out.n}, s.k};
   }
   const auto run = p.dtype == DType::kBF16 ? TensorCoreGemm : SimtGemm;
   if (p.batch.rank > 0) {
@@ -155,8 +157,8 @@ void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
 }
 
 // By way of float32 sums in a workspace: several segments, or a bias that the library does not take
-// beside bf16. Segments of a short K (a low-rank term) join in one pass of our own at the end. False
-// when not even the first product can be done so.
+// beside bf16. Segments of a short K (a low-rank term) join in one pass of our own at the end.
+// False when not even the first product can be done so.
 bool CublasLtBySums(const Arguments& in, const char* what, const GemmProblem& p) {
   // Reading and writing the sums costs as much as the library saves on about this much K.
   constexpr int64_t kWorth = 1024, kShortK = 128;

@@ -18,16 +18,16 @@ struct GemmOperand {
   bool along_k;
 };
 
-// Every further segment adds the product of its own A and B; none at all is a K of 0. All operands on
-// one side run the same way.
+// Every further segment adds the product of its own A and B; none at all is a K of 0. All operands
+// on one side run the same way.
 struct GemmSegment {
   GemmOperand a, b;
   int64_t k;
 };
 inline constexpr size_t kMaxSegments = 6;
 
-// Row-major; the bias (float32 or bf16, one per column) and the addend (either, too; may be the output
-// itself) join in float32.
+// Row-major; the bias (float32 or bf16, one per column) and the addend (either, too; may be the
+// output itself) join in float32.
 struct GemmOutput {
   void* data;
   int64_t stride;

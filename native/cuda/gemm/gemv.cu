@@ -31,7 +31,7 @@ struct GemvArgs {
   bool bias_bf16;
   void* y;
   int64_t y_stride;
-  int warps;  // on a row of W: 1, 2, 4 or 8
+  int warps;     // on a row of W: 1, 2, 4 or 8
   bool aligned;  // 16-byte chunks of x and W are aligned and whole
 };
 
@@ -178,7 +178,8 @@ void Gemv(const Arguments& in, const char* what, const GemvProblem& p) {
     args.groups = p.int8->groups();
     args.group_shift = p.int8->group_shift();
   }
-  if (p.bias && p.bias->data) args.bias = p.bias->data, args.bias_bf16 = p.bias->dtype == DType::kBF16;
+  if (p.bias && p.bias->data)
+    args.bias = p.bias->data, args.bias_bf16 = p.bias->dtype == DType::kBF16;
   args.y = p.y, args.y_stride = p.y_stride;
   args.aligned = Aligned(p.x, p.x_stride, item) &&
                  Aligned(args.w, args.w_stride, p.int8 ? 1 : item) &&

@@ -1,13 +1,14 @@
 // Products with int8 weights W [n, k] and a float32 scale per row or per 32, 64 or 128 of k.
 //
-// Weights, Backward (bf16): tensor cores, tiles of 64 x 64 by 4 warps, K by 32, four stages (32 KB).
-// x comes by cp.async; W's bytes go through registers, 16 a thread, fetched three steps ahead,
+// Weights, Backward (bf16): tensor cores, tiles of 64 x 64 by 4 warps, K by 32, four stages (32
+// KB). x comes by cp.async; W's bytes go through registers, 16 a thread, fetched three steps ahead,
 // turned into bf16 on the way to shared memory. A step lies within one group, whose sum is folded
 // into the result with its scale when the group ends; in Backward the scale goes into the rounded
-// weight. Dynamic (both int8): the same tiles with 64 bytes of K a step and mma m16n8k32; int32 sums
-// of a group are folded with both scales. Weights of any alignment for the first two; Dynamic copies
-// rows that are not 16-byte aligned. float32 x: one thread 4 x 4 of a 64 x 64 tile, K by 32, 17 KB.
-// Target: the bandwidth of W up to about 64 rows, then half of the bf16 product (Dynamic: 1.5 of it).
+// weight. Dynamic (both int8): the same tiles with 64 bytes of K a step and mma m16n8k32; int32
+// sums of a group are folded with both scales. Weights of any alignment for the first two; Dynamic
+// copies rows that are not 16-byte aligned. float32 x: one thread 4 x 4 of a 64 x 64 tile, K by 32,
+// 17 KB. Target: the bandwidth of W up to about 64 rows, then half of the bf16 product
+// (Dynamic: 1.5 of it).
 
 #include <algorithm>
 
@@ -22,9 +23,9 @@ using Shape = SmallTile;
 constexpr int kStep = 32;  // of K
 
 struct Int8Args {
-  TileSource x;  // A: [m, k], or dy [m, n] in Backward
+  TileSource x;           // A: [m, k], or dy [m, n] in Backward
   const float* x_scales;  // [m, groups], of Dynamic
-  TileSource w;  // int8; extent: its rows
+  TileSource w;           // int8; extent: its rows
   const float* scales;
   int64_t k, groups, group;  // k: columns of W; group: k when there is one
   int group_shift;
@@ -163,8 +164,7 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
 #pragma unroll
         for (int j = 0; j < Shape::kFragmentsN; ++j) {
           const int column = at.column + j * 8;
-          const float s0 =
-              column < args.out.n ? args.scales[column * args.groups + group] : 0.0f;
+          const float s0 = column < args.out.n ? args.scales[column * args.groups + group] : 0.0f;
           const float s1 =
               column + 1 < args.out.n ? args.scales[(column + 1) * args.groups + group] : 0.0f;
 #pragma unroll
@@ -287,8 +287,7 @@ __global__ void __launch_bounds__(kSimtThreads) Simt(const __grid_constant__ Int
       {
         const int row = e / kStep, k = e % kStep;
         const bool inside = first_m + row < args.out.m && k0 + k < depth;
-        tile_x[k * kPitch + row] =
-            inside ? x[(first_m + row) * args.x.stride + k0 + k] : 0.0f;
+        tile_x[k * kPitch + row] = inside ? x[(first_m + row) * args.x.stride + k0 + k] : 0.0f;
       }
       if constexpr (kDx) {
         const int k = e / 64;
@@ -322,10 +321,9 @@ __global__ void __launch_bounds__(kSimtThreads) Simt(const __grid_constant__ Int
 #pragma unroll
       for (int n = 0; n < 4; ++n) {
         const int column = first_n + thread_n + n;
-        const float scale =
-            column < args.out.n
-                ? args.scales[column * args.groups + (k0 >> args.group_shift)]
-                : 0.0f;
+        const float scale = column < args.out.n
+                                ? args.scales[column * args.groups + (k0 >> args.group_shift)]
+                                : 0.0f;
 #pragma unroll
         for (int m = 0; m < 4; ++m) {
           total[m][n] = fmaf(acc[m][n], scale, total[m][n]);
@@ -359,10 +357,9 @@ __global__ void __launch_bounds__(256)
     most = max(most, __float_as_uint(ToFloat(from[i])) & 0x7fffffffu);
 #pragma unroll
   for (int d = kWarp / 2; d > 0; d /= 2) most = max(most, __shfl_xor_sync(kFullMask, most, d));
-  const float scale = most >= 0x7f800000u ? __uint_as_float(0x7fc00000u)
-                      : __uint_as_float(most) / 127.0f == 0.0f
-                          ? 1.0f
-                          : __uint_as_float(most) / 127.0f;
+  const float scale = most >= 0x7f800000u                      ? __uint_as_float(0x7fc00000u)
+                      : __uint_as_float(most) / 127.0f == 0.0f ? 1.0f
+                                                               : __uint_as_float(most) / 127.0f;
   if (lane == 0) scales[at] = scale;
   const bool finite = scale > 0.0f;
   for (int64_t i = first + lane; i < end; i += kWarp) {
@@ -421,8 +418,9 @@ Grid GridOf(const Epilogue& out) {
 void Int8Gemm(const Arguments& in, const char* what, const Int8Problem& p) {
   if (p.m == 0 || p.w.n == 0) return;
   if (p.m <= kGemvRows) {
-    return Gemv(in, what,
-                {p.dtype, p.m, p.w.n, p.w.k, p.x, p.x_stride, nullptr, 0, &p.w, p.bias, p.y, p.w.n});
+    return Gemv(
+        in, what,
+        {p.dtype, p.m, p.w.n, p.w.k, p.x, p.x_stride, nullptr, 0, &p.w, p.bias, p.y, p.w.n});
   }
   Int8Args args = ArgsOf(p.w, OutputOf(p.y, p.dtype, p.m, p.w.n, p.bias));
   if (p.dtype == DType::kBF16) {

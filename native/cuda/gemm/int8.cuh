@@ -17,8 +17,8 @@ struct Int8Problem {
 };
 void Int8Gemm(const Arguments& in, const char* what, const Int8Problem& problem);
 
-// The same with x in int8, too: by row, or by row and group. Sums of a group are exact in int32, the
-// groups are joined in order: a row's bits do not depend on the other rows.
+// The same with x in int8, too: by row, or by row and group. Sums of a group are exact in int32,
+// the groups are joined in order: a row's bits do not depend on the other rows.
 void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& problem);
 
 // dx [m, k] = dy W, W rounded to dtype.

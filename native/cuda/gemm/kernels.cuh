@@ -1,4 +1,5 @@
-// What the product's own kernels are asked for, once gemm.cu has checked, aligned and cut a problem.
+// What the product's own kernels are asked for, once gemm.cu has checked, aligned and cut a
+// problem.
 #pragma once
 
 #include "native/cuda/gemm/gemm.cuh"
@@ -16,8 +17,8 @@ struct KernelArgs {
   KernelSegment segments[kMaxSegments];
   int count;
   Epilogue out;
-  int64_t split;       // elements of K per slice, a multiple of kSplitUnit; slice z writes c + z m n
-  GemmBatch batch;     // when rank > 0
+  int64_t split;    // elements of K per slice, a multiple of kSplitUnit; slice z writes c + z m n
+  GemmBatch batch;  // when rank > 0
   int64_t batch_from;  // number of the product that z = 0 is
 };
 inline constexpr int64_t kSplitUnit = 64;

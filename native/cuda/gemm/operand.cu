@@ -1,8 +1,8 @@
 // Copies that make any view an operand, and the gradient of a bias.
 //
-// CopyRows: one thread an element, grid-stride; strided reads, dense writes. ColumnSums: a block sums
-// 256 rows of 32 columns (8 rows at a time, joined through 1 KB of shared memory), then a thread a
-// column joins the blocks in order: one pass over the matrix, bandwidth-bound.
+// CopyRows: one thread an element, grid-stride; strided reads, dense writes. ColumnSums: a block
+// sums 256 rows of 32 columns (8 rows at a time, joined through 1 KB of shared memory), then a
+// thread a column joins the blocks in order: one pass over the matrix, bandwidth-bound.
 
 #include <algorithm>
 
@@ -30,9 +30,8 @@ __global__ void __launch_bounds__(kThreads) Copy(const CopyArgs args) {
        i += step) {
     const int64_t row = i / args.stride, column = i % args.stride;
     static_cast<T*>(args.to)[i] =
-        column < args.cols
-            ? static_cast<const T*>(args.from)[args.at.At(row * args.cols + column)]
-            : T{};
+        column < args.cols ? static_cast<const T*>(args.from)[args.at.At(row * args.cols + column)]
+                           : T{};
   }
 }
 
@@ -114,9 +113,9 @@ void ColumnSums(const Arguments& in, const RowMatrix& m, DType dtype, float* out
   Require(chunks <= kMostChunks, ErrorCode::kShape, "too many rows to sum");
   float* const partial = in.Workspace<float>(std::max<int64_t>(1, chunks * m.cols));
   if (chunks > 0) {
-    const Grid grid{dim3(static_cast<unsigned>(CeilDiv(m.cols, kWarp)),
-                         static_cast<unsigned>(chunks)),
-                    kThreads};
+    const Grid grid{
+        dim3(static_cast<unsigned>(CeilDiv(m.cols, kWarp)), static_cast<unsigned>(chunks)),
+        kThreads};
     DispatchFloat(dtype, [&]<class T>() {
       Launch(in, "column sums", grid, SumRows<T>, static_cast<const T*>(m.data), m.stride, m.rows,
              m.cols, partial);

@@ -17,8 +17,8 @@ struct RowMatrix {
 // Views whose leading axes do not fall on one stride are copied into a workspace.
 RowMatrix AsRows(const Arguments& in, const View& v);
 
-// A copy of any view with rows of its last axis `stride` elements apart and zeros between them, in a
-// workspace. stride: at least dim(-1).
+// A copy of any view with rows of its last axis `stride` elements apart and zeros between them, in
+// a workspace. stride: at least dim(-1).
 void* CopyRows(const Arguments& in, const View& v, int64_t stride);
 
 // out [m.cols] (+)= sums of the columns of m, float32: fixed chunks of rows, joined in order.

@@ -15,8 +15,8 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kStep = 16;  // of K
 
-// Loads kSpan rows x kStep of K of one operand, four neighbours in memory at a time, and stores them
-// with K outermost.
+// Loads kSpan rows x kStep of K of one operand, four neighbours in memory at a time, and stores
+// them with K outermost.
 template <int kSpan, bool kDown>
 struct FloatLoader {
   static constexpr int kFours = kSpan * kStep / 4 / kThreads;
@@ -41,9 +41,8 @@ struct FloatLoader {
       const int row = first + at;
       const int64_t column = k0 + k;
       const float* p = data + (kDown ? column * from.stride + row : row * from.stride + column);
-      const int64_t inside =
-          kDown ? (column < k_end ? from.extent - row : 0)
-                : (row < from.extent ? k_end - column : 0);
+      const int64_t inside = kDown ? (column < k_end ? from.extent - row : 0)
+                                   : (row < from.extent ? k_end - column : 0);
       if (aligned && inside >= 4) {
         const Pack<float, 4> v = *reinterpret_cast<const Pack<float, 4>*>(p);
 #pragma unroll

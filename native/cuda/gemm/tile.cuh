@@ -20,8 +20,8 @@ struct TileSource {
 // kItem: bytes of an element. data must be 16-byte aligned and stride * kItem a multiple of 16.
 template <int kSpan, bool kDown, int kItem, int kThreads>
 struct TileLoader {
-  static constexpr int kK = kTileBytes / kItem;    // of a tile
-  static constexpr int kChunk = 16 / kItem;        // elements of a copy
+  static constexpr int kK = kTileBytes / kItem;                              // of a tile
+  static constexpr int kChunk = 16 / kItem;                                  // elements of a copy
   static constexpr int kColumns = kDown ? kSpan / kChunk : kTileBytes / 16;  // chunks in a row
   static constexpr int kRows = kDown ? kK : kSpan;
   static constexpr int kCopies = kRows * kColumns / kThreads;
@@ -30,7 +30,7 @@ struct TileLoader {
   static_assert(!kDown || kColumns >= 8);
 
   const char* at[kCopies];
-  int64_t step;  // bytes from tile to tile
+  int64_t step;        // bytes from tile to tile
   int limit[kCopies];  // bytes of a chunk inside the extent, when K does not cut it
   int left;            // of K
 
@@ -49,8 +49,8 @@ struct TileLoader {
       const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
       const int row = chunk / kColumns, column = chunk % kColumns;
       const int64_t i0 = kDown ? first + column * kChunk : first + row;
-      const int64_t offset = kDown ? (k0 + row) * from.stride + i0
-                                   : i0 * from.stride + k0 + column * kChunk;
+      const int64_t offset =
+          kDown ? (k0 + row) * from.stride + i0 : i0 * from.stride + k0 + column * kChunk;
       at[i] = static_cast<const char*>(from.data) + offset * kItem;
       const int64_t inside = (from.extent - i0) * kItem;
       limit[i] = kDown ? static_cast<int>(min(max(inside, int64_t{0}), int64_t{16}))
