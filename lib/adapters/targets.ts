@@ -20,15 +20,21 @@ export interface TermTarget extends Target {
   readonly scale: number
 }
 
-function expressionOf(where: string, source: string): SplitPattern {
-  try {
-    return new SplitPattern(source)
-  } catch (error) {
-    if (!(error instanceof FuselmError)) throw error
-    throw new ConfigError(
-      `${where}: ${JSON.stringify(source)} is no expression that is known: ${error.message}`,
-    )
+/**
+ * Whether paths match an expression as a whole.
+ * @throws ConfigError for syntax that is not known, or a match that takes too long
+ */
+function expressionOf(where: string, source: string): (path: string) => boolean {
+  const explained = <T>(fn: () => T): T => {
+    try {
+      return fn()
+    } catch (error) {
+      if (!(error instanceof FuselmError)) throw error
+      throw new ConfigError(`${where}: expression ${JSON.stringify(source)}: ${error.message}`)
+    }
   }
+  const pattern = explained(() => new SplitPattern(source))
+  return (path) => explained(() => pattern.fullMatch(path))
 }
 
 /** Whether a path is, or ends in, one of the names. */
@@ -47,21 +53,24 @@ function modulesOf(model: CausalLm): Target[] {
   return modules
 }
 
-function matcher(targets: Targets, head: Linear | null): (target: Target) => boolean {
+function matcher(where: string, targets: Targets, head: Linear | null): (target: Target) => boolean {
   if (typeof targets !== 'string') return ({ path }) => isNamed(path, targets)
   if (targets.toLowerCase() === 'all-linear') {
     return ({ module }) => module instanceof Linear && module !== head
   }
-  const expression = expressionOf('targets', targets)
-  return ({ path }) => expression.fullMatch(path)
+  const matches = expressionOf(`${where}: targets`, targets)
+  return ({ path }) => matches(path)
 }
 
 /** The value of the first pattern that a path ends in. */
-function patternValue(patterns: Readonly<Record<string, number>>, path: string): number | undefined {
-  const found = Object.keys(patterns).find((key) =>
-    expressionOf('pattern', `(?:.*\\.)?(?:${key})`).fullMatch(path),
+function patternValues(
+  where: string,
+  patterns: Readonly<Record<string, number>>,
+): (path: string) => number | undefined {
+  const all = Object.entries(patterns).map(
+    ([key, value]) => [expressionOf(`${where}: pattern`, `(?:.*\\.)?(?:${key})`), value] as const,
   )
-  return found === undefined ? undefined : patterns[found]
+  return (path) => all.find(([matches]) => matches(path))?.[1]
 }
 
 /**
@@ -85,12 +94,14 @@ export function resolveTargets(
       `${where}: modulesToSave ${JSON.stringify(name)} is no linear layer or embedding of this model; it has ${known()}`,
     )
   }
-  const matches = matcher(config.targets, model.lmHead)
+  const matches = matcher(where, config.targets, model.lmHead)
+  const rankOf = patternValues(where, config.rankPattern)
+  const alphaOf = patternValues(where, config.alphaPattern)
   const terms = modules
     .filter((target) => !saved.includes(target) && matches(target))
     .map((target) => {
-      const rank = patternValue(config.rankPattern, target.path) ?? config.rank
-      const alpha = patternValue(config.alphaPattern, target.path) ?? config.alpha
+      const rank = rankOf(target.path) ?? config.rank
+      const alpha = alphaOf(target.path) ?? config.alpha
       return { ...target, rank, scale: alpha / (config.rsLora ? Math.sqrt(rank) : rank) }
     })
   if (terms.length === 0) {
