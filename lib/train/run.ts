@@ -64,9 +64,7 @@ export class Run {
   }
 
   async run(): Promise<void> {
-    let end: (() => void) | null = null
     try {
-      end = this.#subject.begin()
       const { out, resume, overwrite } = this.#settings
       this.#identity = await identityOf(this.#settings, this.#subject, this.#trained)
       const folder = await openRunFolder(out, { resume, overwrite })
@@ -76,7 +74,6 @@ export class Run {
         await folder.close()
       }
     } finally {
-      end?.()
       this.#optimizer.dispose()
     }
   }

@@ -61,10 +61,7 @@ export function subjectOf(target: TrainTarget, adapter: LoraAdapter | null): Sub
     kind: 'adapter',
     model,
     parameters: () => adapter.namedParameters(),
-    identity: {
-      adapter: adapter.config,
-      base: { modelType: model.modelType, parameters: model.parameterCount() },
-    },
+    identity: { adapter: adapter.config },
     training: (keys) => adapter.withDropout(keys),
     judged: adapter,
     save: (folder) => adapter.save(folder),

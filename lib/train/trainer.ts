@@ -46,18 +46,25 @@ export class Trainer {
     this.#running = true
     const queue = new EventQueue()
     let run: Run
+    let release: (() => void) | null = null
     try {
+      release = this.#subject.begin()
       run = new Run(this.#subject, this.#settings, (event) => queue.push(event))
     } catch (error) {
+      release?.()
       this.#running = false
       throw error
     }
+    const end = release
     const stop = (): void => run.stop()
     signal?.addEventListener('abort', stop, { once: true })
-    const finished = run.run().then(
-      () => queue.end(signal?.aborted ? signal.reason : undefined),
-      (error) => queue.end(error),
-    )
+    const finished = run
+      .run()
+      .finally(end)
+      .then(
+        () => queue.end(signal?.aborted ? signal.reason : undefined),
+        (error) => queue.end(error),
+      )
     try {
       for (let event = await queue.next(); event !== null; event = await queue.next()) yield event
     } finally {
