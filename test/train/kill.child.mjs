@@ -1,4 +1,5 @@
-// A small training run on the built library: node kill.child.mjs OUT. Killed at any moment by its test.
+// A small training run on the built library, of a model or of an adapter: node kill.child.mjs OUT model|adapter.
+// Killed at any moment by its test.
 
 import { Decoder, TextDataset, Tokenizer, Trainer } from 'fuselm'
 
@@ -18,7 +19,10 @@ const shape = {
   maxPositionEmbeddings: 64,
 }
 const decoder = Decoder.create(shape, { tokenizer, dtype: 'bf16', seed: 3 })
+const lora = { rank: 8, dropout: 0.1, targets: ['q_proj', 'v_proj', 'down_proj'] }
+const adapter = process.argv[3] === 'adapter' ? decoder.addAdapter('a', lora) : null
 const trainer = new Trainer(decoder, {
+  adapter,
   train,
   validation,
   out: process.argv[2],

@@ -1,5 +1,5 @@
 // kill -9 at random moments, about half of them during a save: going on gives the bytes of a run that was
-// never killed, and a log without gap or repeat. FUSELM_KILL_TIMES sets how often (default 6).
+// never killed, and a log without gap or repeat. FUSELM_KILL_TIMES sets how often (default 6, half of them with an adapter).
 
 import { fork } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
@@ -20,8 +20,8 @@ beforeAll(() => {
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 /** Runs until the end, or kills it so many milliseconds after training began. */
-async function run(out: string, killAfterMs: number | null): Promise<'finished' | 'killed'> {
-  const process_ = fork(child, [out], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
+async function run(out: string, what: string, killAfterMs: number | null): Promise<'finished' | 'killed'> {
+  const process_ = fork(child, [out, what], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
   let finished = false
   const ended = new Promise<number | null>((resolve) => process_.once('exit', (code) => resolve(code)))
   const started = new Promise<void>((resolve) => {
@@ -40,7 +40,10 @@ async function run(out: string, killAfterMs: number | null): Promise<'finished' 
   return finished ? 'finished' : 'killed'
 }
 
-const weights = (out: string): string => readFileSync(join(out, 'model.safetensors')).toString('base64')
+const weights = (out: string, what: string): string =>
+  readFileSync(join(out, what === 'model' ? 'model.safetensors' : 'adapter_model.safetensors')).toString(
+    'base64',
+  )
 
 function metrics(out: string): unknown[] {
   const lines = readFileSync(join(out, 'metrics.jsonl'), 'utf8').trimEnd().split('\n')
@@ -50,26 +53,30 @@ function metrics(out: string): unknown[] {
   })
 }
 
-test('killed anywhere, resumed: byte for byte the run that was not', async () => {
-  const reference = join(folder, 'reference')
-  const began = performance.now()
-  await run(reference, null)
-  const wholeMs = performance.now() - began
-  const random = randomSource(20)
-  let kills = 0
-  let inSave = 0
-  for (let round = 0; kills < TIMES; round++) {
-    const out = join(folder, `run-${round}`)
-    // a few kills in each run: also those that were resumed are killed
-    for (let k = 0; k < 3 && kills < TIMES; k++) {
-      if ((await run(out, random() * wholeMs * 0.4)) === 'finished') break
-      kills++
-      if (readdirSync(out, { recursive: true }).some((name) => String(name).includes('.tmp'))) inSave++
+test.each(['model', 'adapter'])(
+  '%s killed anywhere, resumed: byte for byte the run that was not',
+  async (what) => {
+    const reference = join(folder, `${what}-reference`)
+    const began = performance.now()
+    await run(reference, what, null)
+    const wholeMs = performance.now() - began
+    const random = randomSource(20)
+    let kills = 0
+    let inSave = 0
+    for (let round = 0; kills < TIMES / 2; round++) {
+      const out = join(folder, `${what}-${round}`)
+      // a few kills in each run: also those that were resumed are killed
+      for (let k = 0; k < 3 && kills < TIMES / 2; k++) {
+        if ((await run(out, what, random() * wholeMs * 0.4)) === 'finished') break
+        kills++
+        if (readdirSync(out, { recursive: true }).some((name) => String(name).includes('.tmp'))) inSave++
+      }
+      expect(await run(out, what, null)).toBe('finished')
+      expect(weights(out, what)).toBe(weights(reference, what))
+      expect(metrics(out)).toEqual(metrics(reference))
+      expect(readdirSync(out).filter((name) => name.startsWith('.'))).toEqual([])
     }
-    expect(await run(out, null)).toBe('finished')
-    expect(weights(out)).toBe(weights(reference))
-    expect(metrics(out)).toEqual(metrics(reference))
-    expect(readdirSync(out).filter((name) => name.startsWith('.'))).toEqual([])
-  }
-  console.log(`killed ${kills} times, ${inSave} of them during a save`)
-}, 600_000)
+    console.log(`killed ${kills} times, ${inSave} of them during a save`)
+  },
+  600_000,
+)
