@@ -44,10 +44,10 @@ void AttentionBackward(const Arguments& in) {
   args.out = ToHeads(out), args.dq = ToHeads(dq), args.dk = ToHeads(dk), args.dv = ToHeads(dv);
   args.lse = lse.as<float>();
   args.delta = in.Workspace<float>(std::max<int64_t>(1, p.B * p.H * p.T));
-  MakeDelta(in, args, q.dtype);
   if (q.dtype == DType::kBF16) {
     BackwardBf16(in, args);
   } else {
+    MakeDelta(in, args, q.dtype);
     BackwardF32(in, args);
   }
 }

@@ -158,6 +158,20 @@ __device__ __forceinline__ void TensorCopy(void* panel, const TensorMap* map, Ba
   ModelOf(b).Settle();
 #endif
 }
+// As above, of plain memory: `bytes`, both addresses multiples of 16.
+__device__ __forceinline__ void BulkCopy(void* to, const void* from, int bytes, Barrier* b) {
+#ifdef FUSELM_HOPPER
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(SharedAddress(to)),
+      "l"(from), "r"(bytes), "r"(SharedAddress(b))
+      : "memory");
+#elif !defined(__CUDACC__)
+  std::memcpy(to, from, static_cast<size_t>(bytes));
+  ModelOf(b).tx -= bytes;
+  ModelOf(b).Settle();
+#endif
+}
 __device__ __forceinline__ void PrefetchMap(const TensorMap* map) {
 #ifdef FUSELM_HOPPER
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

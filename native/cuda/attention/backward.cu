@@ -43,7 +43,13 @@ __global__ void __launch_bounds__(kDeltaThreads) Deltas(const Backward args) {
     for (int c = lane; c < p.D; c += kWarp) sum += ToFloat(dout[c]) * ToFloat(out[c]);
   }
   sum = WarpSum(sum);
-  if (lane == 0) args.delta[(b * p.H + h) * p.T + t] = sum;
+  if (lane > 0) return;
+  args.delta[(b * p.H + h) * p.T + t] = sum;
+  if (args.padded > 0) {
+    const int64_t at = (b * p.H + h) * args.padded + t;
+    args.padded_delta[at] = sum;
+    args.lse2[at] = args.lse[(b * p.H + h) * p.T + t] * kLog2E;
+  }
 }
 
 // A warp a block of `columns` queries.
@@ -57,7 +63,9 @@ __global__ void __launch_bounds__(kDeltaThreads)
   Span span = Span::None();
   for (int64_t t = t0 + threadIdx.x % kWarp; t < t0 + columns; t += kWarp) {
     // queries past the end see nothing, so that such a block is never fully seen
-    span = span.Join(Span::Of(t < p.T ? p.Of(b, t) : Interval{0, -1}));
+    const Interval interval = t < p.T ? p.Of(b, t) : Interval{0, -1};
+    span = span.Join(Span::Of(interval));
+    if (args.intervals != nullptr) args.intervals[b * args.padded + t] = interval;
   }
   span = WarpJoin(span);
   if (threadIdx.x % kWarp == 0) args.spans[i] = span;
@@ -306,14 +314,26 @@ void MakeDelta(const Arguments& in, const Backward& args, DType dtype) {
 
 void BackwardBf16(const Arguments& in, Backward args) {
   const Problem& p = args.problem;
-  const int64_t columns = p.D <= 64 ? 64 : 32;  // of the kernels for keys below
+  const bool hopper = OnHopper(in, p) && p.T >= 64 && p.S >= 64 &&
+                      Copyable(args.q, p.T, p.H, p.B) && Copyable(args.dout, p.T, p.H, p.B) &&
+                      Copyable(args.k, p.S, p.Hkv, p.B) && Copyable(args.v, p.S, p.Hkv, p.B);
+  // of the kernels for keys below
+  const int64_t columns = hopper ? kHopperQueries : p.D <= 64 ? 64 : 32;
   const int64_t blocks = CeilDiv(p.T, columns);
+  if (hopper) {
+    args.padded = blocks * columns;
+    args.lse2 = in.Workspace<float>(p.B * p.H * args.padded);
+    args.padded_delta = in.Workspace<float>(p.B * p.H * args.padded);
+    args.intervals = in.Workspace<Interval>(p.B * args.padded);
+  }
+  MakeDelta(in, args, DType::kBF16);
   args.spans = in.Workspace<Span>(std::max<int64_t>(1, p.B * blocks));
   if (blocks > 0) {
     const Grid grid{dim3(static_cast<unsigned>(CeilDiv(p.B * blocks, kDeltaThreads / kWarp))),
                     kDeltaThreads};
     Launch(in, "attention.backward", grid, MakeSpans, args, columns, blocks);
   }
+  if (hopper) return BackwardHopper(in, args);
   if (p.D <= 64) {
     LaunchRows<64, 64, 8, 64, false>(in, args);
     LaunchRows<64, 64, 8, 64, true>(in, args);

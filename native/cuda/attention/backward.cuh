@@ -16,12 +16,21 @@ struct Backward {
   const float* lse;  // [B, H, T]
   float* delta;      // [B, H, T]: dout . out
   Span* spans;       // [B, column blocks of queries]
+  // For hopper: what a block of columns needs of its queries, each row `padded` long, a multiple of
+  // 64: lse in base 2 and delta [B, H, padded], intervals [B, padded]; null elsewhere.
+  int64_t padded;
+  float *lse2, *padded_delta;
+  Interval* intervals;
 };
 
 // Fills delta.
 void MakeDelta(const Arguments& in, const Backward& args, DType dtype);
-// With delta made.
+// Makes delta itself.
 void BackwardBf16(const Arguments& in, Backward args);
+// On sm_90a; D at most 128, 16-byte aligned. Blocks of kHopperQueries queries have their spans.
+inline constexpr int kHopperQueries = 64;
+void BackwardHopper(const Arguments& in, const Backward& args);
+// With delta made.
 void BackwardF32(const Arguments& in, const Backward& args);
 
 // Column blocks of queries, `columns` of them each, that keys row0..row0 + rows - 1 may meet by
