@@ -145,11 +145,13 @@ struct Row {
     const uint32_t least = Threshold(
         target, [&](float w) { return MassOf(w); }, above);
     __shared__ Mass of_each;
+    if (threadIdx.x == 0) of_each = 0;
+    __syncthreads();
     Mass mine = 0;
     Each([&](int64_t i) {
       if (weight[i] == 0 || Ordered(z[i]) != least) return;
       ++mine;
-      of_each = MassOf(weight[i]);  // that of any of them
+      atomicMax(&of_each, MassOf(weight[i]));  // the same of all of them
     });
     const Mass ties = BlockSumOf(mine);
     // of equal logits at the border the first ones, until the target is reached

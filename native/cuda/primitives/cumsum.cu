@@ -26,10 +26,12 @@ struct Problem {
   int64_t lines, n, inner, chunk, chunks;
   bool reverse;
 
-  // Where element i of a line, in the order of summing, stands.
-  __device__ __forceinline__ int64_t At(int64_t line, int64_t i) const {
-    return (line / inner * n + (reverse ? n - 1 - i : i)) * inner + line % inner;
+  // Element i of a line, in the order of summing, stands at i * Step() from its start.
+  __device__ __forceinline__ int64_t Start(int64_t line) const {
+    const int64_t outer = line / inner;
+    return (outer * n + (reverse ? n - 1 : 0)) * inner + line - outer * inner;
   }
+  __device__ __forceinline__ int64_t Step() const { return reverse ? -inner : inner; }
 };
 
 // Sum of the threads before this one; `all` gets that of the whole block. Contains barriers.
@@ -60,7 +62,8 @@ __device__ __forceinline__ C BlockBefore(C value, C& all) {
 template <class T, bool kWrites>
 __global__ void __launch_bounds__(kThreads) ScanRows(const Problem<T> p) {
   using C = Sum<T>;
-  const int64_t line = blockIdx.x / p.chunks, chunk = blockIdx.x % p.chunks;
+  const int64_t line = blockIdx.x / p.chunks, chunk = blockIdx.x - line * p.chunks;
+  const int64_t start = p.Start(line), step = p.Step();
   const int64_t begin = chunk * p.chunk, end = begin + p.chunk < p.n ? begin + p.chunk : p.n;
   C sum = kWrites && p.carry != nullptr ? p.carry[blockIdx.x] : C(0);
   for (int64_t round = begin; round < end; round += kThreads * kEach) {
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(kThreads) ScanRows(const Problem<T> p) {
     C total = 0;
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
-      if (first + k < end) total += static_cast<C>(Widen(p.x[p.At(line, first + k)]));
+      if (first + k < end) total += static_cast<C>(Widen(p.x[start + (first + k) * step]));
       mine[k] = total;
     }
     C all;
@@ -77,7 +80,7 @@ __global__ void __launch_bounds__(kThreads) ScanRows(const Problem<T> p) {
     if constexpr (kWrites) {
 #pragma unroll
       for (int k = 0; k < kEach; ++k) {
-        if (first + k < end) p.y[p.At(line, first + k)] = Narrow<T>(before + mine[k]);
+        if (first + k < end) p.y[start + (first + k) * step] = Narrow<T>(before + mine[k]);
       }
     }
     sum += all;
@@ -91,12 +94,13 @@ __global__ void __launch_bounds__(kThreads) ScanColumns(const Problem<T> p) {
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (item >= p.lines * p.chunks) return;
   // neighbouring threads take neighbouring lines
-  const int64_t line = item % p.lines, chunk = item / p.lines;
+  const int64_t chunk = item / p.lines, line = item - chunk * p.lines;
+  const int64_t start = p.Start(line), step = p.Step();
   const int64_t begin = chunk * p.chunk, end = begin + p.chunk < p.n ? begin + p.chunk : p.n;
   C* const carry = p.carry == nullptr ? nullptr : p.carry + line * p.chunks + chunk;
   C sum = kWrites && carry != nullptr ? *carry : C(0);
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t at = p.At(line, i);
+    const int64_t at = start + i * step;
     sum += static_cast<C>(Widen(p.x[at]));
     if constexpr (kWrites) p.y[at] = Narrow<T>(sum);
   }

@@ -174,12 +174,13 @@ __global__ void __launch_bounds__(kThreads) Across(const __grid_constant__ Probl
     int64_t i = chunk * p.chunk + lane;
     if (p.reduced.rank <= 1) {
       const int64_t step = p.reduced.rank == 0 ? 0 : p.reduced.stride[0][0];
-      for (; i + 3 * lanes < end; i += 4 * lanes) {
-        T four[4];
+      for (; i + 7 * lanes < end; i += 8 * lanes) {
+        T rows[8];  // all under way at once
 #pragma unroll
-        for (int k = 0; k < 4; ++k) four[k] = x[(i + k * lanes) * step];
+        for (int k = 0; k < 8; ++k) rows[k] = x[(i + k * lanes) * step];
 #pragma unroll
-        for (int k = 0; k < 4; ++k) sums[k] = Op::Join(sums[k], static_cast<C>(Widen(four[k])));
+        for (int k = 0; k < 8; ++k)
+          sums[k % 4] = Op::Join(sums[k % 4], static_cast<C>(Widen(rows[k])));
       }
       for (; i < end; i += lanes) sums[0] = Op::Join(sums[0], static_cast<C>(Widen(x[i * step])));
     } else {
