@@ -4,8 +4,10 @@
 // CUDA test program, the benches, and run.sh, which runs them and prints a table. At most 50 MB.
 // Benches have their PyTorch peers where the host's python3 has torch.
 //
-//   npm run gpu-bundle -- [--check [op ...]]
+//   npm run gpu-bundle -- [--sources] [--check [op ...]]
 //
+// --sources brings native/ instead of the compiled plugin, and run.sh builds it there, for that card
+// alone: minutes less here where the host has nvcc and many cores.
 // --check unpacks it into an empty folder and runs it there with an empty environment; the CUDA
 // parts say why they did not run where there is no GPU.
 
@@ -43,7 +45,7 @@ parts=''
 while [ $# -gt 0 ] && [ "$1" != -- ]; do parts="$parts $1"; shift; done
 [ "$1" = -- ] && shift
 [ -n "$parts" ] || parts='cuda cpu parity'
-chmod +x node build/Release/fuselm_cuda_test
+chmod +x node
 mkdir -p logs
 worst=0
 table=''
@@ -61,6 +63,17 @@ part() { # NAME COMMAND...
   table="$table$(printf '%-10s %-7s %4ss  %s' "$name" "$result" "$(($(date +%s) - from))" "$counts")
 "
 }
+if [ ! -f build/Release/libfuselm_cuda.so ]; then
+  arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | tr -d .)
+  [ "$arch" = 90 ] && arch=90a
+  generator='Unix Makefiles'; command -v ninja >/dev/null && generator=Ninja
+  build() {
+    cmake -S native/cuda -B build/cuda -G "$generator" -DCMAKE_BUILD_TYPE=Release \
+      "-DCMAKE_CUDA_ARCHITECTURES=$arch-real" "-DCMAKE_LIBRARY_OUTPUT_DIRECTORY=$PWD/build/Release" &&
+      cmake --build build/cuda --parallel "$(nproc)"
+  }
+  part build build
+fi
 part node ./node --version
 part status ./node status.mjs
 chosen() { case " $parts " in *" $1 "*) return 0 ;; esac; return 1; }
@@ -96,11 +109,17 @@ function run(command, args, options = {}) {
   if (status !== 0) throw new Error(`${command} ${args.join(' ')} failed`)
 }
 
-function pack() {
-  buildAll(['--cuda'])
+function pack(sources) {
+  buildAll(sources ? [] : ['--cuda'])
   rmSync(stage, { recursive: true, force: true })
   mkdirSync(join(stage, 'build/Release'), { recursive: true })
-  for (const name of ['fuselm.node', 'libfuselm_cuda.so', 'fuselm_cuda_test']) {
+  const compiled = sources ? [] : ['libfuselm_cuda.so', 'fuselm_cuda_test']
+  if (sources) {
+    for (const part of ['native/core', 'native/cuda']) {
+      cpSync(join(root, part), join(stage, part), { recursive: true })
+    }
+  }
+  for (const name of ['fuselm.node', ...compiled]) {
     run('strip', ['-o', join(stage, 'build/Release', name), join(root, 'build/Release', name)])
   }
   // Compiled file by file: the op matrix finds ops and case tables by folder.
@@ -172,8 +191,10 @@ function check(ops) {
   }
 }
 
-const [option, ...ops] = process.argv.slice(2)
+const argv = process.argv.slice(2)
+const sources = argv[0] === '--sources'
+const [option, ...ops] = sources ? argv.slice(1) : argv
 if (option !== undefined && option !== '--check') throw new Error(`unknown option ${option}`)
 mkdirSync(dirname(stage), { recursive: true })
-pack()
+pack(sources)
 if (option === '--check') check(ops)

@@ -1,6 +1,9 @@
 import { availableParallelism, cpus, totalmem } from 'node:os'
+import { add } from '../ops/binary.ts'
+import { tensor } from '../ops/create.ts'
 import { cudaStatus } from '../runtime/cuda.ts'
 import { Device } from '../runtime/device.ts'
+import { noGrad, withDevice } from '../tensor/mode.ts'
 import type { Command } from './command.ts'
 
 interface Finding {
@@ -16,30 +19,56 @@ function attempt<T>(what: () => T): T | Error {
   }
 }
 
+/** Opens the GPU, adds there and reads the sum; null when it is right. */
+async function cudaFailure(): Promise<string | null> {
+  try {
+    using device = Device.open({ device: 'cuda' })
+    using x = tensor([1, 2, 3], { device })
+    using y = withDevice(device, () => noGrad(() => add(x, x)))
+    const sum = [...(await y.toArray())]
+    return sum.join() === '2,4,6' ? null : `1,2,3 twice gave ${sum.join()}`
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error)
+  }
+}
+
 /** Everything a report of a problem should hold; absence is a finding, with its reason. */
-export function diagnose(): { ok: boolean; findings: Finding[] } {
+export async function diagnose(): Promise<{ ok: boolean; findings: Finding[] }> {
   const findings: Finding[] = []
-  const add = (name: string, value: string): void => {
+  const say = (name: string, value: string): void => {
     findings.push({ name, value })
   }
-  add('node', `${process.version} ${process.platform}-${process.arch}`)
-  add('cpu', `${cpus()[0]?.model.trim() ?? 'unknown'}, ${availableParallelism()} available`)
-  add('memory', `${(totalmem() / 2 ** 30).toFixed(1)} GiB`)
-  const device = attempt(() => Device.open())
-  if (device instanceof Error) add('addon', device.message)
+  say('node', `${process.version} ${process.platform}-${process.arch}`)
+  say('cpu', `${cpus()[0]?.model.trim() ?? 'unknown'}, ${availableParallelism()} available`)
+  say('memory', `${(totalmem() / 2 ** 30).toFixed(1)} GiB`)
+  const device = attempt(() => Device.open({ device: 'cpu' }))
+  if (device instanceof Error) say('addon', device.message)
   else {
-    add('addon', 'loaded')
-    add(
+    say('addon', 'loaded')
+    say(
       'isa',
       device.isa === device.machineLevel
         ? device.isa
         : `${device.isa} (this machine has ${device.machineLevel})`,
     )
-    add('threads', String(device.threads))
+    say('threads', String(device.threads))
     device.close()
     const cuda = cudaStatus()
-    add('cuda', cuda.available ? cuda.devices.map(({ name }) => name).join(', ') : `not used: ${cuda.reason}`)
-    add('cuda plugin', cuda.build ?? `not loaded (${cuda.pluginPath})`)
+    say('cuda plugin', cuda.build ?? `not loaded (${cuda.pluginPath})`)
+    if (cuda.available) {
+      for (const [i, gpu] of cuda.devices.entries()) {
+        say(
+          `cuda:${i}`,
+          `${gpu.name}, compute ${gpu.computeCapability}, ${(gpu.memoryBytes / 2 ** 30).toFixed(1)} GiB`,
+        )
+      }
+      say('matrices', cuda.matrixLibrary ?? '')
+      // What a listing does not show: memory that others have taken, a device that does not start.
+      const failure = await cudaFailure()
+      say('cuda works', failure === null ? 'yes' : `no: ${failure}`)
+    } else {
+      say('cuda', `not used: ${cuda.reason}`)
+    }
   }
   return { ok: !(device instanceof Error), findings }
 }
@@ -48,7 +77,7 @@ export const doctor: Command = {
   summary: 'what this machine has, and why something is missing',
   options: { json: { type: 'boolean', help: 'prints one JSON object' } },
   async run(args) {
-    const { ok, findings } = diagnose()
+    const { ok, findings } = await diagnose()
     if (args.flag('json')) {
       process.stdout.write(
         `${JSON.stringify({ ok, ...Object.fromEntries(findings.map(({ name, value }) => [name, value])) })}\n`,

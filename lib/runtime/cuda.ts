@@ -14,6 +14,11 @@ export interface CudaStatus {
   /** Toolkit and targets the plugin was built with; undefined when it is not loaded. */
   readonly build: string | undefined
   readonly devices: NativeCudaStatus['devices']
+  /**
+   * What multiplies matrices: cuBLASLt with its version, or why it was not found, and then kernels of our
+   * own do. Undefined without a device.
+   */
+  readonly matrixLibrary: string | undefined
 }
 
 /**
@@ -22,12 +27,13 @@ export interface CudaStatus {
  * @throws DeviceError when the addon itself cannot be loaded
  */
 export function cudaStatus({ pluginPath }: { pluginPath?: string } = {}): CudaStatus {
-  const { path, loaded, build, reason, devices } = loadAddon().cudaStatus(pluginPath)
+  const { path, loaded, build, matrixLibrary, reason, devices } = loadAddon().cudaStatus(pluginPath)
   return {
     available: devices.length > 0,
     reason,
     pluginPath: path,
     build: loaded ? build : undefined,
     devices,
+    matrixLibrary: devices.length > 0 ? matrixLibrary : undefined,
   }
 }

@@ -85,6 +85,8 @@ export interface NativeCudaStatus {
   readonly path: string
   readonly loaded: boolean
   readonly build: string
+  /** Of the products of matrices; empty without a device. */
+  readonly matrixLibrary: string
   readonly reason: string
   readonly devices: readonly {
     readonly name: string

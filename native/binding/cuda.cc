@@ -12,6 +12,10 @@ Napi::Value CudaStatus(const Napi::CallbackInfo& info) {
   result.Set("path", Napi::String::New(env, status.path));
   result.Set("loaded", Napi::Boolean::New(env, status.plugin != nullptr));
   result.Set("build", Napi::String::New(env, status.plugin ? status.plugin->build : ""));
+  // Asked for only where there is a device: looking for the library opens it.
+  const bool usable = status.usable();
+  result.Set("matrixLibrary",
+             Napi::String::New(env, usable ? status.plugin->matrix_library() : ""));
   result.Set("reason", Napi::String::New(env, status.reason));
   Napi::Array devices = Napi::Array::New(env);
   for (const FuselmDeviceInfo& device : status.devices) {

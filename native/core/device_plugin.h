@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of this file; a plugin serves exactly one version. */
-#define FUSELM_DEVICE_PLUGIN_ABI 2u
+#define FUSELM_DEVICE_PLUGIN_ABI 3u
 #define FUSELM_DEVICE_PLUGIN_SYMBOL "fuselm_device_plugin"
 #define FUSELM_PLUGIN_MAX_RANK 8
 
@@ -57,6 +57,10 @@ typedef struct FuselmDevicePlugin {
   const char* build; /* toolkit and targets, for reports */
 
   const char* (*last_error)(void);
+
+  /* The library that multiplies matrices, for reports: its version, or why the plugin's own products
+   * serve instead. */
+  const char* (*matrix_library)(void);
 
   /* Usable devices. With none, writes one sentence into why (no driver, driver too old, no GPU). */
   int32_t (*device_count)(char* why, size_t why_bytes);

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <vector>
 
+#include "native/cuda/gemm/cublaslt.cuh"
 #include "native/cuda/kernel.cuh"
 #include "native/cuda/queue.cuh"
 
@@ -222,6 +223,7 @@ extern "C" __attribute__((visibility("default"))) const FuselmDevicePlugin* fuse
     p.name = FUSELM_CUDA_NAME;
     p.build = FUSELM_CUDA_BUILD;
     p.last_error = LastError;
+    p.matrix_library = CublasLtStatus;
     p.device_count = DeviceCount;
     p.device_info = DeviceInfo;
     p.alloc = Alloc;
