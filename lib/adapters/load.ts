@@ -1,8 +1,8 @@
 // An adapter from a folder of PEFT.
 
 import { join } from 'node:path'
-import { readJsonObject } from '../io/checkpoints.ts'
 import { SafetensorsFile } from '../io/safetensors.ts'
+import { readJsonObject } from '../io/small-file.ts'
 import { loadTensors } from '../io/tensors.ts'
 import type { CausalLm } from '../models/causal-lm.ts'
 import { Embedding } from '../nn/layers.ts'

@@ -4,9 +4,9 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { checkInteger, checkName, checkNumber, checkOptions, checkSignal, shown } from '../runtime/options.ts'
 import { WorkerThread } from '../runtime/worker-thread.ts'
-import type { Tokenizer } from '../tokenizer/tokenizer.ts'
+import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { DataRow } from './documents.ts'
 import { type Batch, exampleLayout, type Layout, type LayoutOptions, streamLayout } from './rows.ts'
 import { TokenFile } from './token-file.ts'
@@ -42,6 +42,8 @@ export interface SplitOptions extends TextDatasetOptions {
   readonly holdOut: number
 }
 
+const LAYOUTS = ['stream', 'examples'] as const
+const MOST_TOKENS = 2 ** 28 // of a batch
 const OPTIONS = ['tokenizer', 'contextLength', 'layout', 'seed', 'dedupe', 'cache', 'signal', 'onProgress']
 
 /** Tokens of a corpus in rows. The same index gives the same row, whatever was read before. */
@@ -79,6 +81,9 @@ export class TextDataset {
     files: readonly string[],
     options: TextDatasetOptions | SplitOptions,
   ): Promise<TextDataset | Split> {
+    if (!Array.isArray(files) || files.some((file) => typeof file !== 'string')) {
+      throw new ConfigError(`TextDataset.fromFiles: files must be a list of paths, received ${shown(files)}`)
+    }
     if (files.length === 0) throw new ConfigError('TextDataset.fromFiles: expected some files, received none')
     return build('TextDataset.fromFiles', { files }, options)
   }
@@ -115,16 +120,28 @@ export class TextDataset {
     },
   ): Promise<TextDataset> {
     checkOptions('TextDataset.open', options, ['contextLength', 'layout', 'seed', 'padTokenId'])
-    const { contextLength, layout, seed = 0, padTokenId = 0 } = options
-    checkInteger('TextDataset.open', 'contextLength', contextLength, 2, 2 ** 24)
-    return new TextDataset(await TokenFile.open(path), layout, { contextLength, seed, padTokenId })
+    const where = 'TextDataset.open'
+    const { seed = 0, padTokenId = 0 } = options
+    const contextLength = checkInteger(where, 'contextLength', options.contextLength, 2, 2 ** 24)
+    const layout = checkName(where, 'layout', options.layout, LAYOUTS)
+    if (seed !== null) checkInteger(where, 'seed', seed, 0, 2 ** 32 - 1)
+    checkInteger(where, 'padTokenId', padTokenId, 0, 2 ** 31 - 2)
+    const file = await TokenFile.open(path)
+    try {
+      return new TextDataset(file, layout, { contextLength, seed, padTokenId })
+    } catch (error) {
+      await file.close()
+      throw error
+    }
   }
 
   /**
    * `count` rows from row `index` on, counted through all epochs: what a training step reads.
    * @param options ordered: in the order of the source, for evaluation
    */
-  batch(index: number, count: number, { ordered = false }: { ordered?: boolean } = {}): Promise<Batch> {
+  async batch(index: number, count: number, { ordered = false }: { ordered?: boolean } = {}): Promise<Batch> {
+    checkInteger('TextDataset.batch', 'index', index, 0, Number.MAX_SAFE_INTEGER - MOST_TOKENS)
+    this.#checkRows('TextDataset.batch', 'count', count, 0)
     const indices = Array.from({ length: count }, (_, row) => index + row)
     return this.#read(ordered ? this.#unordered : this.#layout, indices)
   }
@@ -150,7 +167,8 @@ export class TextDataset {
 
   /** Batches in training's order from row `from` on, without end, one read ahead. */
   async *batches(size: number, { from = 0 }: { from?: number } = {}): AsyncGenerator<Batch> {
-    checkInteger('TextDataset.batches', 'size', size, 1, 2 ** 20)
+    this.#checkRows('TextDataset.batches', 'size', size, 1)
+    checkInteger('TextDataset.batches', 'from', from, 0, Number.MAX_SAFE_INTEGER - MOST_TOKENS)
     let next = this.batch(from, size)
     for (let row = from + size; ; row += size) {
       const batch = await next
@@ -166,6 +184,8 @@ export class TextDataset {
    * @param options maxRows: only so many, spread evenly over the source
    */
   async *once(size: number, { maxRows = this.rows }: { maxRows?: number } = {}): AsyncGenerator<Batch> {
+    this.#checkRows('TextDataset.once', 'size', size, 1)
+    checkInteger('TextDataset.once', 'maxRows', maxRows, 1, Number.MAX_SAFE_INTEGER)
     const rows = Math.min(maxRows, this.rows)
     for (let row = 0; row < rows; row += size) {
       const indices = Array.from({ length: Math.min(size, rows - row) }, (_, i) =>
@@ -181,8 +201,13 @@ export class TextDataset {
     return { tokens, rows, contextLength, ...this.#order, digest: await this.#file.digest() }
   }
 
+  /** Twice is once. */
   close(): Promise<void> {
     return this.#file.close()
+  }
+
+  #checkRows(where: string, name: string, value: number, least: number): void {
+    checkInteger(where, name, value, least, Math.floor(MOST_TOKENS / this.contextLength))
   }
 }
 
@@ -224,6 +249,11 @@ type Source =
   | { readonly files: readonly string[] }
   | { readonly rows: Iterable<DataRow> | AsyncIterable<DataRow> }
 
+function isIterable(value: unknown): boolean {
+  if (value === null || value === undefined) return false
+  return Symbol.iterator in Object(value) || Symbol.asyncIterator in Object(value)
+}
+
 async function build(
   where: string,
   source: Source,
@@ -233,10 +263,19 @@ async function build(
   const { tokenizer, contextLength, seed = 0, dedupe = true, cache, signal, onProgress } = options
   checkInteger(where, 'contextLength', contextLength, 2, 2 ** 24)
   if (seed !== null) checkInteger(where, 'seed', seed, 0, 2 ** 32 - 1)
-  const holdOut = 'holdOut' in options ? options.holdOut : 0
-  if (!(holdOut >= 0 && holdOut <= 0.5)) {
-    throw new ConfigError(`${where}: holdOut must be from 0 to 0.5, received ${holdOut}`)
+  if (options.layout !== undefined) checkName(where, 'layout', options.layout, LAYOUTS)
+  checkSignal(where, signal)
+  if (!(tokenizer instanceof Tokenizer)) {
+    throw new ConfigError(`${where}: tokenizer must be a Tokenizer, received ${shown(tokenizer)}`)
   }
+  const given: unknown = 'rows' in source ? source.rows : []
+  if (typeof given === 'string' || !isIterable(given)) {
+    throw new ConfigError(`${where}: rows must be an iterable of rows, received ${shown(given)}`)
+  }
+  const holdOut = checkNumber(where, 'holdOut', 'holdOut' in options ? options.holdOut : 0, {
+    from: 0,
+    to: 0.5,
+  })
   const folder = cache === undefined ? await mkdtemp(join(tmpdir(), 'fuselm-tokens-')) : null
   const base = cache ?? join(folder as string, 'tokens')
   const paths = holdOut > 0 ? [base, `${base}.validation`] : [base]

@@ -4,6 +4,7 @@ import { createReadStream } from 'node:fs'
 import { extname } from 'node:path'
 import { readTextParts } from '../io/text.ts'
 import { FormatError } from '../runtime/errors.ts'
+import { shown } from '../runtime/options.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 
 /** What a dataset takes as one example; the shapes that public data comes in. */
@@ -44,10 +45,7 @@ const SHAREGPT_ROLES: Readonly<Record<string, string>> = {
 }
 
 function refuse(where: string, expected: string, found: unknown): never {
-  const text = JSON.stringify(found) ?? String(found)
-  throw new FormatError(
-    `${where}: expected ${expected}, found ${text.length > 80 ? `${text.slice(0, 80)}...` : text}`,
-  )
+  throw new FormatError(`${where}: expected ${expected}, found ${shown(found)}`)
 }
 
 function textField(where: string, row: Readonly<Record<string, unknown>>, field: string): string {

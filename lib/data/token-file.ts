@@ -11,7 +11,7 @@
 
 import { createHash } from 'node:crypto'
 import { type FileHandle, open } from 'node:fs/promises'
-import { ConfigError, FormatError } from '../runtime/errors.ts'
+import { ConfigError, DisposedError, FormatError } from '../runtime/errors.ts'
 
 const MAGIC = 'FSLMTOK1'
 const HEADER_BYTES = 32
@@ -108,6 +108,7 @@ export class TokenFile {
   readonly documentEnds: Float64Array
   readonly #file: FileHandle
   readonly #width: 2 | 4
+  #closed = false
 
   /** @internal */
   constructor(path: string, file: FileHandle, width: 2 | 4, tokens: number, documentEnds: Float64Array) {
@@ -158,6 +159,7 @@ export class TokenFile {
    * @throws FormatError when the file was cut short meanwhile
    */
   async read(begin: number, ids: Int32Array, labels: Int32Array): Promise<void> {
+    this.#checkOpen()
     if (begin < 0 || begin + ids.length > this.tokens || labels.length !== ids.length) {
       throw new ConfigError(`${this.path}: no tokens ${begin} to ${begin + ids.length} among ${this.tokens}`)
     }
@@ -174,6 +176,7 @@ export class TokenFile {
 
   /** A hash of the counts, the ends of documents and tokens from all over the file. */
   async digest(): Promise<string> {
+    this.#checkOpen()
     const hash = createHash('sha256').update(`${this.tokens} ${this.documentEnds.length} ${this.#width}`)
     hash.update(
       new Uint8Array(
@@ -194,8 +197,15 @@ export class TokenFile {
     return hash.digest('hex').slice(0, 16)
   }
 
-  close(): Promise<void> {
-    return this.#file.close()
+  /** Twice is once. */
+  async close(): Promise<void> {
+    if (this.#closed) return
+    this.#closed = true
+    await this.#file.close()
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new DisposedError(`${this.path}: read after close()`)
   }
 }
 

@@ -23,7 +23,7 @@ import '../models/index.ts' // families register themselves
 import '../quant/compressed-tensors.ts' // registers itself
 import { Int8Weight, type Int8WeightOptions } from '../quant/int8.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -107,6 +107,10 @@ export class Decoder {
    * @throws ConfigError naming a key that is not known or cannot be
    */
   static create(shape: ArchitectureOptions, { tokenizer, ...options }: DecoderOptions): Decoder {
+    if (!(tokenizer instanceof Tokenizer)) {
+      throw new ConfigError(`Decoder.create: tokenizer must be a Tokenizer, received ${shown(tokenizer)}`)
+    }
+    checkOptions('Decoder.create', options, ['tokenizer', 'dtype', 'seed', 'device'])
     const { architecture = 'llama', ...config } = shape
     const { vocabSize = tokenizer.vocabSize } = config
     if (typeof vocabSize === 'number' && vocabSize < tokenizer.vocabSize) {
@@ -126,6 +130,10 @@ export class Decoder {
    */
   static async load(folder: string, options: LoadDecoderOptions = {}): Promise<Decoder> {
     checkOptions('Decoder.load', options, LOAD_OPTIONS)
+    if (typeof folder !== 'string') {
+      throw new ConfigError(`Decoder.load: folder must be a path, received ${shown(folder)}`)
+    }
+    checkSignal('Decoder.load', options.signal)
     const { weights = 'as saved', ...modelOptions } = options
     const { signal } = options
     const int8 = weights === 'int8' ? {} : weights
@@ -136,15 +144,20 @@ export class Decoder {
     }
     const replace = (weight: Tensor): Int8Weight => new Int8Weight(weight, int8 as Int8WeightOptions)
     const tokenizer = await Tokenizer.load(folder, signal === undefined ? {} : { signal })
-    const generation = await readGenerationConfig(folder, tokenizer)
     const model = await loadModel(folder, { ...modelOptions, ...(typeof int8 === 'object' && { replace }) })
-    if (model.size.vocabSize < tokenizer.vocabSize) {
+    try {
+      const { vocabSize } = model.size
+      if (vocabSize < tokenizer.vocabSize) {
+        throw new FormatError(
+          `${folder}: expected a tokenizer of at most ${vocabSize} entries, as the embedding has, found ${tokenizer.vocabSize}`,
+        )
+      }
+      const generation = await readGenerationConfig(folder, tokenizer, vocabSize)
+      return new Decoder(model, tokenizer, { generation, folder })
+    } catch (error) {
       model.dispose()
-      throw new FormatError(
-        `${folder}: expected a tokenizer of at most ${model.size.vocabSize} entries, as the embedding has, found ${tokenizer.vocabSize}`,
-      )
+      throw error
     }
-    return new Decoder(model, tokenizer, { generation, folder })
   }
 
   /** @internal The tokenizer and the ends of this decoder, with another model. */
@@ -154,6 +167,7 @@ export class Decoder {
 
   /** Writes a folder that {@link Decoder.load} and Hugging Face read. */
   async save(folder: string): Promise<void> {
+    this.model.checkAlive('Decoder.save')
     await saveModel(this.model, folder)
     await this.saveTokens(folder)
   }
@@ -186,7 +200,7 @@ export class Decoder {
     const adapter = this.#adapters.find('Decoder.generate', choice)
     return new Generation(
       async function* (this: Decoder): AsyncGenerator<GeneratedPiece, Completion, void> {
-        const ids = await this.#encode(prompt)
+        const ids = await this.#encode('Decoder.generate', prompt)
         const capacity = this.#capacity('Decoder.generate', ids.length, settings.maxNewTokens)
         const cache = makeGenerationCache(this.model, { capacity })
         let lease: Lease | null = null
@@ -213,6 +227,8 @@ export class Decoder {
     const where = 'Decoder.generateBatch'
     const { adapter = null, adapters, ...rest } = options
     const settings = completeGenerateOptions(where, rest, ['adapter', 'adapters'])
+    if (!Array.isArray(prompts))
+      throw new ValueError(`${where}: prompts must be a list, received ${shown(prompts)}`)
     if (adapters !== undefined && (!Array.isArray(adapters) || adapters.length !== prompts.length)) {
       throw new ConfigError(
         `${where}: adapters must be ${prompts.length} of them, one per prompt, received ${adapters?.length}`,
@@ -225,7 +241,7 @@ export class Decoder {
       if (rows === undefined) groups.set(found, [row])
       else rows.push(row)
     }
-    const ids = await Promise.all(prompts.map((prompt) => this.#encode(prompt)))
+    const ids = await Promise.all(prompts.map((prompt) => this.#encode(where, prompt)))
     const answers: Completion[] = []
     for (const [found, rows] of groups) {
       const given = rows.map((row) => ids[row] as Int32Array)
@@ -265,11 +281,17 @@ export class Decoder {
   /** A conversation that keeps what it has read between turns. */
   session(options: SessionOptions = {}): Session {
     checkOptions('Decoder.session', options, ['capacity', 'adapter'])
+    this.model.checkAlive('Decoder.session')
     const { maxPositionEmbeddings: most } = this.model.size
     const { capacity = most } = options
     checkInteger('Decoder.session', 'capacity', capacity, 1, most)
     const adapter = this.#adapters.find('Decoder.session', options.adapter)
-    return new Session({ ...this.#parts, capacity, adapter, encode: (prompt) => this.#encode(prompt) })
+    return new Session({
+      ...this.#parts,
+      capacity,
+      adapter,
+      encode: (prompt) => this.#encode('Session.generate', prompt),
+    })
   }
 
   /** Adapters by name, those that were disposed of left out. */
@@ -298,10 +320,12 @@ export class Decoder {
   }
 
   /** Mean loss and perplexity over a dataset. */
-  evaluate(dataset: TextDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
+  async evaluate(dataset: TextDataset, options: EvaluateOptions = {}): Promise<Evaluation> {
     checkOptions('Decoder.evaluate', options, ['batchSize', 'maxRows', 'adapter', 'signal'])
-    const { batchSize = 8, maxRows, signal } = options
+    const { batchSize = 8, maxRows } = options
+    const signal = checkSignal('Decoder.evaluate', options.signal)
     const adapter = this.#adapters.find('Decoder.evaluate', options.adapter)
+    this.model.checkAlive('Decoder.evaluate')
     const rows: AsyncIterable<Batch> = dataset.once(batchSize, maxRows === undefined ? {} : { maxRows })
     return evaluate(this.model, rows, { adapter, ...(signal && { signal }) })
   }
@@ -313,6 +337,9 @@ export class Decoder {
    * @throws ValueError when it matches none
    */
   freeze(pattern: string): number {
+    if (typeof pattern !== 'string') {
+      throw new ValueError(`Decoder.freeze: pattern must be a text, received ${shown(pattern)}`)
+    }
     const source = pattern.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replaceAll('*', '.*')
     const expression = new RegExp(`^${source}(?:\\.|$)`)
     let frozen = 0
@@ -336,9 +363,15 @@ export class Decoder {
     this.dispose()
   }
 
-  async #encode(prompt: Prompt): Promise<Int32Array> {
+  async #encode(where: string, prompt: Prompt): Promise<Int32Array> {
+    this.model.checkAlive(where)
     if (prompt instanceof Int32Array) return prompt
     if (typeof prompt === 'string') return this.tokenizer.encodeAsync(prompt)
+    if (!Array.isArray(prompt)) {
+      throw new ValueError(
+        `${where}: the prompt must be a text, messages or an Int32Array of ids, received ${shown(prompt)}`,
+      )
+    }
     return this.tokenizer.encodeChat(prompt, { addGenerationPrompt: true })
   }
 

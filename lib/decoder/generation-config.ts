@@ -1,11 +1,13 @@
 // generation_config.json: which tokens end an answer, and what a folder says besides, which is kept as it is.
 
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ifThere, readJsonObject } from '../io/small-file.ts'
 import { FormatError } from '../runtime/errors.ts'
+import { shown } from '../runtime/options.ts'
 import type { SpecialTokens, Tokenizer } from '../tokenizer/tokenizer.ts'
 
 export const GENERATION_CONFIG = 'generation_config.json'
+const NONE = -1 // as some files say
 
 export interface GenerationConfig {
   readonly eosTokenIds: ReadonlySet<number>
@@ -13,30 +15,33 @@ export interface GenerationConfig {
   readonly json: Readonly<Record<string, unknown>>
 }
 
-async function readObject(path: string): Promise<Record<string, unknown>> {
-  let json: unknown
-  try {
-    json = JSON.parse(await readFile(path, 'utf8'))
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return {}
-    if (!(error instanceof SyntaxError)) throw error
-    throw new FormatError(`${path}: expected JSON, found ${error.message}`)
-  }
-  if (typeof json === 'object' && json !== null && !Array.isArray(json))
-    return json as Record<string, unknown>
-  throw new FormatError(`${path}: expected an object, found ${Array.isArray(json) ? 'a list' : String(json)}`)
-}
-
 /**
  * What a folder says of ends: its generation_config.json and config.json may name several, the tokenizer one.
  * @throws FormatError naming the file
  */
-export async function readGenerationConfig(folder: string, tokenizer: Tokenizer): Promise<GenerationConfig> {
-  const json = await readObject(join(folder, GENERATION_CONFIG))
-  const config = await readObject(join(folder, 'config.json'))
-  const named = [json, config].flatMap(({ eos_token_id: ids }) => (Array.isArray(ids) ? ids : [ids]))
-  const ids = [tokenizer.eosTokenId, ...named].filter((id) => Number.isInteger(id) && (id as number) >= 0)
-  return { eosTokenIds: new Set(ids as number[]), json }
+export async function readGenerationConfig(
+  folder: string,
+  tokenizer: Tokenizer,
+  vocabSize: number,
+): Promise<GenerationConfig> {
+  const found = new Set<number>(tokenizer.eosTokenId === null ? [] : [tokenizer.eosTokenId])
+  const json = (await ifThere(readJsonObject(join(folder, GENERATION_CONFIG)))) ?? {}
+  const config = (await ifThere(readJsonObject(join(folder, 'config.json')))) ?? {}
+  for (const [name, { eos_token_id: ids }] of Object.entries({
+    [GENERATION_CONFIG]: json,
+    'config.json': config,
+  })) {
+    for (const id of Array.isArray(ids) ? ids : [ids ?? NONE]) {
+      if (id === NONE) continue
+      if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
+        throw new FormatError(
+          `${join(folder, name)}: eos_token_id: expected ids from 0 to ${vocabSize - 1}, found ${shown(ids)}`,
+        )
+      }
+      found.add(id)
+    }
+  }
+  return { eosTokenIds: found, json }
 }
 
 /** The text of generation_config.json. */

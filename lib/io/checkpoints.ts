@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ConfigError, FormatError } from '../runtime/errors.ts'
+import { ConfigError } from '../runtime/errors.ts'
 import { FileLock } from '../runtime/file-lock.ts'
 import { syncFolder, writeAtomic } from './atomic.ts'
 
@@ -139,24 +139,4 @@ async function isComplete(folder: string): Promise<boolean> {
   } catch {
     return false // what cannot be read was not finished, or is no checkpoint of ours
   }
-}
-
-/**
- * Reads a JSON object.
- * @throws FormatError naming the file
- */
-export async function readJsonObject(path: string): Promise<Record<string, unknown>> {
-  const text = await readFile(path, 'utf8')
-  let value: unknown
-  try {
-    value = JSON.parse(text)
-  } catch (error) {
-    throw new FormatError(`${path}: expected JSON, found ${(error as Error).message.slice(0, 100)}`)
-  }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
-    throw new FormatError(
-      `${path}: expected an object, found ${Array.isArray(value) ? 'a list' : String(value)}`,
-    )
-  }
-  return value as Record<string, unknown>
 }

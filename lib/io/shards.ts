@@ -2,7 +2,7 @@
 // which shard a tensor lies. Names of shards come from the index, which is untrusted: a base name of a
 // regular file inside the folder is all that one may be.
 
-import { constants, open, realpath } from 'node:fs/promises'
+import { realpath } from 'node:fs/promises'
 import { basename, dirname, join, sep } from 'node:path'
 import { FormatError } from '../runtime/errors.ts'
 import type { NewFile } from './atomic.ts'
@@ -10,6 +10,7 @@ import { JsonScanner, MAX_NAME_BYTES, QUOTE } from './json-scanner.ts'
 import { type SafetensorsEntry, SafetensorsFile } from './safetensors.ts'
 import { MAX_TENSORS } from './safetensors-header.ts'
 import { byteLength, type SafetensorsInput, safetensorsBody } from './safetensors-write.ts'
+import { ifThere, readWhole } from './small-file.ts'
 
 const WEIGHTS = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
@@ -58,7 +59,7 @@ export class WeightFiles {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       const index = join(folder, INDEX)
-      const bytes = await readIndex(index)
+      const bytes = await ifThere(readWhole(index, MAX_INDEX_BYTES))
       if (bytes === null) throw error // neither is there: model.safetensors is what people know
       return WeightFiles.#openShards(folder, index, bytes)
     }
@@ -126,26 +127,6 @@ export class WeightFiles {
     const file = this.#open
     this.#open = null
     await file?.close()
-  }
-}
-
-/** The index's bytes; null where there is none. */
-async function readIndex(path: string): Promise<Uint8Array | null> {
-  // O_NONBLOCK: opening a FIFO would wait for a writer
-  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error) => {
-    if (error.code === 'ENOENT') return null
-    throw error
-  })
-  if (handle === null) return null
-  try {
-    const stat = await handle.stat()
-    if (!stat.isFile()) throw new FormatError(`${path}: expected a regular file, found something else`)
-    if (stat.size > MAX_INDEX_BYTES) {
-      throw new FormatError(`${path}: expected at most ${MAX_INDEX_BYTES} bytes, found ${stat.size}`)
-    }
-    return await handle.readFile()
-  } finally {
-    await handle.close()
   }
 }
 

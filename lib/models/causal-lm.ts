@@ -60,6 +60,8 @@ export interface ModelOptions {
   readonly device?: Device | DeviceName
   /** For loaders: Linears have no weights of their own until they are given some. Default false. */
   readonly deferLinears?: boolean
+  /** For loaders: a model with more elements than this is refused before it takes memory. Default no limit. */
+  readonly mostElements?: number
 }
 
 /** What a decoder says of its size, whatever its configuration calls it. */

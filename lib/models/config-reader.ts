@@ -2,6 +2,7 @@
 // not only describe files, training or generation, is refused by name.
 
 import { ConfigError } from '../runtime/errors.ts'
+import { nearestName, shown } from '../runtime/options.ts'
 
 /** Keys that do not change what a forward computes. */
 const NEUTRAL = new Set([
@@ -37,6 +38,7 @@ const NEUTRAL = new Set([
 
 export class ConfigReader {
   readonly #left: Map<string, unknown>
+  readonly #known = new Set<string>()
 
   constructor(json: ReadonlyMap<string, unknown>) {
     this.#left = new Map([...json].filter(([key]) => !NEUTRAL.has(key)))
@@ -44,6 +46,7 @@ export class ConfigReader {
 
   /** The value; undefined when it is absent or null. */
   take(key: string): unknown {
+    this.#known.add(key)
     const value = this.#left.get(key)
     this.#left.delete(key)
     return value ?? undefined
@@ -66,9 +69,7 @@ export class ConfigReader {
   only(key: string, value: unknown): void {
     const found = this.take(key)
     if (found !== undefined && found !== value) {
-      throw new ConfigError(
-        `config.json: ${key} must be ${JSON.stringify(value)}, received ${JSON.stringify(found)}`,
-      )
+      throw new ConfigError(`config.json: ${key} must be ${JSON.stringify(value)}, received ${shown(found)}`)
     }
   }
 
@@ -82,7 +83,7 @@ export class ConfigReader {
     if (found === undefined) return otherwise
     if (typeof found === 'string' && Object.hasOwn(table, found)) return table[found] as T
     throw new ConfigError(
-      `config.json: ${key} must be one of ${Object.keys(table).join(', ')}, received ${JSON.stringify(found)}`,
+      `config.json: ${key} must be one of ${Object.keys(table).join(', ')}, received ${shown(found)}`,
     )
   }
 
@@ -93,8 +94,10 @@ export class ConfigReader {
   finish(): void {
     for (const [key, value] of this.#left) {
       if (value === null || value === false) continue
+      const near = nearestName(key, [...this.#known])
       throw new ConfigError(
-        `config.json: ${key} is not known here and may change the model, received ${JSON.stringify(value)}`,
+        `config.json: ${key.slice(0, 80)} is not known here and may change the model, received ${shown(value)}` +
+          (near === undefined ? '' : `; did you mean '${near}'?`),
       )
     }
   }

@@ -2,6 +2,7 @@
 // or in folder.ts knows any of them.
 
 import { ConfigError } from '../runtime/errors.ts'
+import { checkInteger, checkName, checkOptions, shown } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { CausalLm, ModelOptions } from './causal-lm.ts'
 
@@ -34,6 +35,14 @@ export interface ModelFamily<Model extends CausalLm = CausalLm> {
   fileName?(name: string): string | null
 }
 
+const MODEL_OPTIONS: readonly (keyof ModelOptions)[] = [
+  'dtype',
+  'seed',
+  'device',
+  'deferLinears',
+  'mostElements',
+]
+
 const families = new Map<string, ModelFamily>()
 
 export function registerFamily<Model extends CausalLm>(family: ModelFamily<Model>): ModelFamily<Model> {
@@ -47,7 +56,7 @@ export function familyOf(modelType: unknown): ModelFamily {
   const family = typeof modelType === 'string' ? families.get(modelType) : undefined
   if (family !== undefined) return family
   throw new ConfigError(
-    `config.json: model_type must be one of ${[...families.keys()].sort().join(', ')}, received ${JSON.stringify(modelType)}`,
+    `config.json: model_type must be one of ${[...families.keys()].sort().join(', ')}, received ${shown(modelType)}`,
   )
 }
 
@@ -67,6 +76,10 @@ export function createModel(
   config: Readonly<Record<string, unknown>>,
   options: ModelOptions = {},
 ): CausalLm {
+  checkOptions(`createModel: ${modelType}`, options, MODEL_OPTIONS)
+  if (options.seed !== undefined)
+    checkInteger('createModel', 'seed', options.seed, 0, Number.MAX_SAFE_INTEGER)
+  if (options.dtype !== undefined) checkName('createModel', 'dtype', options.dtype, ['f32', 'bf16', 'f64'])
   const json = Object.entries(config)
     .filter(([, value]) => value !== undefined && value !== null)
     .map(([key, value]) => [snakeCasePath(key), value] as const)

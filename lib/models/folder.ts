@@ -1,12 +1,13 @@
 // A model as a Hugging Face folder: config.json and its weights, in one file or in shards.
 
-import { mkdir, readdir, readFile } from 'node:fs/promises'
+import { mkdir, readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { writeTogether } from '../io/atomic.ts'
 import { isWeightsFile, WeightFiles, weightFiles } from '../io/shards.ts'
+import { readJsonObject } from '../io/small-file.ts'
 import type { WeightSource } from '../nn/layers.ts'
 import { type WeightReader, weightFormat } from '../nn/weight-format.ts'
-import { ConfigError, FormatError } from '../runtime/errors.ts'
+import { ConfigError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { CausalLm, ModelOptions } from './causal-lm.ts'
@@ -24,7 +25,7 @@ export interface SaveModelOptions {
   readonly maxShardBytes?: number
 }
 
-export interface LoadModelOptions extends Omit<ModelOptions, 'seed' | 'deferLinears'> {
+export interface LoadModelOptions extends Omit<ModelOptions, 'seed' | 'deferLinears' | 'mostElements'> {
   /**
    * Gives each Linear other weights than the files' dense ones [out, in], which are freed then: memory never
    * holds all of them.
@@ -97,7 +98,7 @@ export function configText(
  */
 export async function loadModel(folder: string, options: LoadModelOptions = {}): Promise<CausalLm> {
   const { replace, signal, onProgress, ...modelOptions } = options
-  const json = new Map(await readConfig(join(folder, CONFIG)))
+  const json = new Map(Object.entries(await readJsonObject(join(folder, CONFIG))))
   const family = familyOf(json.get('model_type'))
   const quantization = json.get('quantization_config')
   json.delete('quantization_config')
@@ -106,7 +107,12 @@ export async function loadModel(folder: string, options: LoadModelOptions = {}):
   try {
     const dtype =
       options.dtype ?? dtypeOf(file, fileNames(file, family).get(family.dtypeOf) ?? family.dtypeOf)
-    const model = family.create(json, { ...modelOptions, dtype, deferLinears: true })
+    const model = family.create(json, {
+      ...modelOptions,
+      dtype,
+      deferLinears: true,
+      mostElements: elementsOf(file),
+    })
     try {
       await loadWeights(file, model, { reader, replace, deferred: true, signal, onProgress })
       return model
@@ -132,6 +138,12 @@ export async function loadModelInto(model: CausalLm, folder: string): Promise<vo
   }
 }
 
+function elementsOf({ tensors }: WeightFiles): number {
+  let sum = 0
+  for (const { shape } of tensors.values()) sum += shape.reduce((product, size) => product * size, 1)
+  return sum
+}
+
 function weightReader(quantization: unknown): WeightReader | null {
   if (quantization === null) return null
   if (typeof quantization !== 'object' || Array.isArray(quantization)) {
@@ -139,18 +151,4 @@ function weightReader(quantization: unknown): WeightReader | null {
   }
   const json = new Map<string, unknown>(Object.entries(quantization as object))
   return weightFormat(json.get('quant_method')).reader(json)
-}
-
-async function readConfig(path: string): Promise<ReadonlyMap<string, unknown>> {
-  let json: unknown
-  try {
-    json = JSON.parse(await readFile(path, 'utf8'))
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error
-    throw new FormatError(`${path}: expected JSON, found ${error.message}`)
-  }
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw new ConfigError('config.json: expected an object')
-  }
-  return new Map(Object.entries(json))
 }

@@ -1,7 +1,7 @@
 // The configuration of a GPT-2 decoder: Hugging Face's config.json in camelCase.
 
 import { ConfigError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkOptions, shown } from '../runtime/options.ts'
 import { ConfigReader } from './config-reader.ts'
 
 export interface Gpt2Config {
@@ -58,7 +58,7 @@ export function completeGpt2Config(options: Gpt2Options): Gpt2Config {
   checkOptions('gpt2 config', options, KEYS)
   const config: Gpt2Config = {
     nPositions: 1024,
-    nInner: 4 * options.nEmbd,
+    nInner: 4 * Number(options.nEmbd), // what is no number is refused below
     activationFunction: 'gelu_new',
     layerNormEpsilon: 1e-5,
     scaleAttnWeights: true,
@@ -68,9 +68,7 @@ export function completeGpt2Config(options: Gpt2Options): Gpt2Config {
     ...options,
   }
   const fail = (key: keyof Gpt2Config, expected: string): never => {
-    throw new ConfigError(
-      `gpt2 config: ${key} must be ${expected}, received ${JSON.stringify(config[key]) ?? String(config[key])}`,
-    )
+    throw new ConfigError(`gpt2 config: ${key} must be ${expected}, received ${shown(config[key])}`)
   }
   const whole = (key: keyof Gpt2Config, most: number): void => {
     const value: unknown = config[key]

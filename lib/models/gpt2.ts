@@ -157,11 +157,11 @@ export class Gpt2 extends CausalLm {
   /** @throws ConfigError */
   constructor(
     options: Gpt2Options,
-    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears }: ModelOptions = {},
+    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears, mostElements }: ModelOptions = {},
   ) {
     super()
     const config = completeGpt2Config(options)
-    const init = new Initializer({ device, seed, dtype, deferLinears })
+    const init = new Initializer({ device, seed, dtype, deferLinears, mostElements })
     this.config = config
     this.transformer = new Gpt2Model(init, config)
     this.lmHead = config.tieWordEmbeddings

@@ -2,7 +2,7 @@
 
 import type { RopeScaling } from '../nn/rotary.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkOptions, shown } from '../runtime/options.ts'
 import { checkRopeScaling } from './rope-config.ts'
 
 export interface LlamaConfig {
@@ -88,7 +88,8 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
   const { hiddenSize, numAttentionHeads } = options
   const config: LlamaConfig = {
     numKeyValueHeads: numAttentionHeads,
-    headDim: hiddenSize / numAttentionHeads,
+    // what is no number is refused below
+    headDim: Number(hiddenSize) / Number(numAttentionHeads),
     rmsNormEps: 1e-6,
     ropeTheta: 10000,
     partialRotaryFactor: 1,
@@ -108,7 +109,7 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
     const value = config[key]
     if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > most) {
       throw new ConfigError(
-        `llama config: ${key} must be a whole number from 1 to ${most}, received ${value}`,
+        `llama config: ${key} must be a whole number from 1 to ${most}, received ${shown(value)}`,
       )
     }
   }
@@ -122,13 +123,13 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
   whole('headDim', MAX_DIMENSION)
   if (numAttentionHeads % config.numKeyValueHeads !== 0) {
     throw new ConfigError(
-      `llama config: numKeyValueHeads must divide numAttentionHeads (${numAttentionHeads}), received ${config.numKeyValueHeads}`,
+      `llama config: numKeyValueHeads must divide numAttentionHeads (${numAttentionHeads}), received ${shown(config.numKeyValueHeads)}`,
     )
   }
   for (const key of ['rmsNormEps', 'ropeTheta', 'partialRotaryFactor', 'initializerRange'] as const) {
     const value = config[key]
     if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) {
-      throw new ConfigError(`llama config: ${key} must be a positive number, received ${value}`)
+      throw new ConfigError(`llama config: ${key} must be a positive number, received ${shown(value)}`)
     }
   }
   const turned = rotarySize(config)
@@ -140,11 +141,11 @@ export function completeLlamaConfig(options: LlamaOptions): LlamaConfig {
   checkRopeScaling('llama config', config.ropeScaling, turned / 2)
   for (const key of BOOLEANS) {
     if (typeof config[key] === 'boolean') continue
-    throw new ConfigError(`llama config: ${key} must be a boolean, received ${config[key]}`)
+    throw new ConfigError(`llama config: ${key} must be a boolean, received ${shown(config[key])}`)
   }
   if (!Object.hasOwn(LLAMA_ACTIVATIONS, config.hiddenAct)) {
     throw new ConfigError(
-      `llama config: hiddenAct must be one of ${Object.keys(LLAMA_ACTIVATIONS).join(', ')}, received ${JSON.stringify(config.hiddenAct)}`,
+      `llama config: hiddenAct must be one of ${Object.keys(LLAMA_ACTIVATIONS).join(', ')}, received ${shown(config.hiddenAct)}`,
     )
   }
   return config

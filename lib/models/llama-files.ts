@@ -1,6 +1,7 @@
 // config.json of the architectures that are LLaMA with some features on: llama, mistral, qwen2, qwen3.
 
 import { ConfigError } from '../runtime/errors.ts'
+import { shown } from '../runtime/options.ts'
 import { ConfigReader } from './config-reader.ts'
 import { completeLlamaConfig, type LlamaConfig, type LlamaOptions } from './llama-config.ts'
 import { readRope, snakeCase, writeRopeScaling } from './rope-config.ts'
@@ -124,7 +125,7 @@ export function fromHuggingFaceConfig(json: ReadonlyMap<string, unknown>): Llama
   const architecture = ARCHITECTURES[type]
   if (architecture === undefined) {
     throw new ConfigError(
-      `config.json: model_type must be one of ${LLAMA_TYPES.join(', ')}, received '${type}'`,
+      `config.json: model_type must be one of ${LLAMA_TYPES.join(', ')}, received ${shown(json.get('model_type'))}`,
     )
   }
   const { fixed, reads, absent, window } = architecture
@@ -160,9 +161,7 @@ function readWindow(reader: ConfigReader, layers: number, otherwise: number | nu
   const types = reader.take('layer_types')
   if (switched === false) return null
   const mixed = (key: string, value: unknown): ConfigError =>
-    new ConfigError(
-      `config.json: ${key} must give all layers a window or none, received ${JSON.stringify(value)}`,
-    )
+    new ConfigError(`config.json: ${key} must give all layers a window or none, received ${shown(value)}`)
   if (Array.isArray(types)) {
     if (types.every((kind) => kind === 'full_attention')) return null
     if (!types.every((kind) => kind === 'sliding_attention')) throw mixed('layer_types', types)

@@ -167,11 +167,11 @@ export class Llama extends CausalLm {
   /** @throws ConfigError */
   constructor(
     options: LlamaOptions,
-    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears }: ModelOptions = {},
+    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears, mostElements }: ModelOptions = {},
   ) {
     super()
     const config = completeLlamaConfig(options)
-    const init = new Initializer({ device, seed, dtype, deferLinears })
+    const init = new Initializer({ device, seed, dtype, deferLinears, mostElements })
     this.config = config
     this.model = new LlamaModel(init, config)
     this.lmHead = config.tieWordEmbeddings

@@ -3,7 +3,7 @@
 
 import type { RopeScaling } from '../nn/rotary.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkOptions, shown } from '../runtime/options.ts'
 
 type Kind = RopeScaling['ropeType']
 type Values = 'positive' | 'boolean' | 'positives'
@@ -57,13 +57,13 @@ const CHECKS: Record<Values, { readonly expected: string; holds(value: unknown):
 export function checkRopeScaling(where: string, scaling: unknown, pairs: number): RopeScaling | null {
   if (scaling === null) return null
   if (typeof scaling !== 'object' || scaling === undefined || Array.isArray(scaling)) {
-    throw new ConfigError(`${where}: ropeScaling must be an object or null, received ${String(scaling)}`)
+    throw new ConfigError(`${where}: ropeScaling must be an object or null, received ${shown(scaling)}`)
   }
   const given = new Map<string, unknown>(Object.entries(scaling))
   const kind = given.get('ropeType')
   if (typeof kind !== 'string' || !Object.hasOwn(KINDS, kind)) {
     throw new ConfigError(
-      `${where}: rope_type must be one of default, ${Object.keys(KINDS).join(', ')}, received ${JSON.stringify(kind)}`,
+      `${where}: rope_type must be one of default, ${Object.keys(KINDS).join(', ')}, received ${shown(kind)}`,
     )
   }
   const keys = Object.entries(KINDS[kind as Kind])
@@ -77,7 +77,7 @@ export function checkRopeScaling(where: string, scaling: unknown, pairs: number)
     if (holds(value) && (values !== 'positives' || (value as readonly number[]).length === pairs)) return
     const count = values === 'positives' ? `, ${pairs} of them (one per pair)` : ''
     throw new ConfigError(
-      `${where}: ${kind} rope scaling: ${name} must be ${expected}${count}, received ${JSON.stringify(value)}`,
+      `${where}: ${kind} rope scaling: ${name} must be ${expected}${count}, received ${shown(value)}`,
     )
   })
   const checked = scaling as RopeScaling
@@ -103,13 +103,13 @@ export interface HuggingFaceRope {
 export function readRope(config: ReadonlyMap<string, unknown>): HuggingFaceRope {
   const found = config.get('rope_scaling') ?? config.get('rope_parameters') ?? {}
   if (typeof found !== 'object' || found === null || Array.isArray(found)) {
-    throw new ConfigError(`config.json: rope_scaling must be an object, received ${JSON.stringify(found)}`)
+    throw new ConfigError(`config.json: rope_scaling must be an object, received ${shown(found)}`)
   }
   const parameters = new Map(Object.entries(found).filter(([, value]) => value !== null))
   const nested = [...parameters].find(([, value]) => typeof value === 'object' && !Array.isArray(value))
   if (nested !== undefined) {
     throw new ConfigError(
-      `config.json: rope_parameters must be the same for all layers, received ones for ${nested[0]}`,
+      `config.json: rope_parameters must be the same for all layers, received ones for ${shown(nested[0])}`,
     )
   }
   const take = (key: string): unknown => {

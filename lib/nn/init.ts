@@ -5,6 +5,7 @@ import { ones, zeros } from '../ops/create.ts'
 import { randn } from '../ops/normal.ts'
 import { randomKey } from '../ops/random.ts'
 import { Device, type DeviceName } from '../runtime/device.ts'
+import { ConfigError } from '../runtime/errors.ts'
 import type { DType } from '../tensor/dtype.ts'
 import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
@@ -19,6 +20,8 @@ export interface InitOptions {
   readonly dtype: ParameterDType
   /** Weights of Linears have shape and dtype but no memory, until a loader gives them. Default false. */
   readonly deferLinears?: boolean | undefined
+  /** Most elements of all parameters that have memory. Default no limit. */
+  readonly mostElements?: number | undefined
 }
 
 /** Hands out the initial parameters of one model, in order. */
@@ -27,13 +30,18 @@ export class Initializer {
   readonly dtype: ParameterDType
   readonly #seed: number
   readonly #deferLinears: boolean
+  readonly #mostElements: number
+  /** Freed when the model turns out to be too large; its constructor ends then, and nobody else has them. */
+  readonly #made: Tensor[] = []
+  #elements = 0
   #call = 0
 
-  constructor({ device, seed, dtype, deferLinears = false }: InitOptions) {
+  constructor({ device, seed, dtype, deferLinears = false, mostElements = Infinity }: InitOptions) {
     this.device = Device.of(device)
     this.dtype = dtype
     this.#seed = seed
     this.#deferLinears = deferLinears
+    this.#mostElements = mostElements
   }
 
   get vectorDType(): DType {
@@ -42,26 +50,44 @@ export class Initializer {
 
   /** N(0, std^2). */
   normal(shape: readonly number[], std: number): Tensor {
+    this.#reserve(shape)
     const key = randomKey(this.#seed, { call: this.#call++, device: this.device })
     const values = randn(shape, key, { dtype: this.dtype, std })
     key.dispose()
-    return parameter(values)
+    return this.#hand(values)
   }
 
   /** Weights of a Linear: N(0, std^2), or one zero seen everywhere when they are deferred. */
   linear(shape: readonly number[], std: number): Tensor {
     if (!this.#deferLinears) return this.normal(shape, std)
     const { dtype, device } = this
-    return parameter(scope(() => zeros([1, 1], { dtype, device }).expand(shape)))
+    return this.#hand(scope(() => zeros([1, 1], { dtype, device }).expand(shape)))
   }
 
   /** A vector of zeros: a bias. */
   zeros(size: number): Tensor {
-    return parameter(zeros([size], { dtype: this.vectorDType, device: this.device }))
+    this.#reserve([size])
+    return this.#hand(zeros([size], { dtype: this.vectorDType, device: this.device }))
   }
 
   /** A vector of ones. */
   ones(size: number): Tensor {
-    return parameter(ones([size], { dtype: this.vectorDType, device: this.device }))
+    this.#reserve([size])
+    return this.#hand(ones([size], { dtype: this.vectorDType, device: this.device }))
+  }
+
+  #hand(tensor: Tensor): Tensor {
+    this.#made.push(tensor)
+    return parameter(tensor)
+  }
+
+  #reserve(shape: readonly number[]): void {
+    this.#elements += shape.reduce((product, size) => product * size, 1)
+    if (this.#elements <= this.#mostElements) return
+    for (const tensor of this.#made) tensor.dispose()
+    throw new ConfigError(
+      `config.json: expected a model of at most the ${this.#mostElements} elements that its files hold, ` +
+        `found one with more, the last of shape [${shape}]`,
+    )
   }
 }

@@ -1,5 +1,5 @@
 import { copyInto } from '../ops/copy.ts'
-import { ConfigError, ShapeError } from '../runtime/errors.ts'
+import { ConfigError, DisposedError, ShapeError } from '../runtime/errors.ts'
 import { sameShape } from '../tensor/layout.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { keep, scope } from '../tensor/scope.ts'
@@ -31,6 +31,8 @@ function isParameter(value: unknown): value is Tensor {
  * its result, those stored in a field, and what gradients need.
  */
 export abstract class Module {
+  #disposed = false
+
   abstract forward(...inputs: never[]): unknown
 
   constructor() {
@@ -110,8 +112,19 @@ export abstract class Module {
     return this.parameters().reduce((total, { size }) => total + size, 0)
   }
 
+  /** Whether `dispose` was called. */
+  get disposed(): boolean {
+    return this.#disposed
+  }
+
+  /** @throws DisposedError naming who asks */
+  checkAlive(where: string): void {
+    if (this.#disposed) throw new DisposedError(`${where}: the model was disposed of`)
+  }
+
   /** Frees all parameters. */
   dispose(): void {
+    this.#disposed = true
     for (const tensor of this.parameters()) tensor.dispose()
   }
 

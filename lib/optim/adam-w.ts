@@ -2,7 +2,7 @@ import { type AdamWParameter, adamW } from '../ops/adam_w.ts'
 import { tensor, zeros } from '../ops/create.ts'
 import { gradNorm } from '../ops/grad_norm.ts'
 import { ConfigError, ValueError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkNumber, checkOptions, shown } from '../runtime/options.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { keep, scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
@@ -23,6 +23,15 @@ export interface AdamWOptions {
 }
 
 const OPTIONS = ['parameters', 'learningRate', 'betas', 'eps', 'weightDecay', 'clipNorm']
+
+/** @throws ConfigError, ValueError */
+export function checkBetas(where: string, betas: unknown): readonly [number, number] {
+  if (!Array.isArray(betas) || betas.length !== 2) {
+    throw new ConfigError(`${where}: betas must be two numbers, received ${shown(betas)}`)
+  }
+  for (const beta of betas) checkNumber(where, 'betas', beta, { from: 0, below: 1 })
+  return [betas[0], betas[1]]
+}
 
 interface State {
   readonly name: string
@@ -66,13 +75,9 @@ export class AdamW {
       clipNorm = 1,
     } = options
     for (const [name, value] of Object.entries({ learningRate, eps, weightDecay, clipNorm })) {
-      if (!(value >= 0 && Number.isFinite(value))) {
-        throw new ConfigError(`AdamW: ${name} must be a number >= 0, received ${String(value)}`)
-      }
+      checkNumber('AdamW', name, value, { from: 0 })
     }
-    if (!betas.every((beta) => beta >= 0 && beta < 1)) {
-      throw new ConfigError(`AdamW: betas must be in [0, 1), received [${betas}]`)
-    }
+    checkBetas('AdamW', betas)
     this.learningRate = learningRate
     this.betas = betas
     this.eps = eps

@@ -1,6 +1,7 @@
-import { ConfigError } from '../runtime/errors.ts'
+import { checkInteger, checkName, checkNumber, checkOptions } from '../runtime/options.ts'
 
-export type Decay = 'constant' | 'linear' | 'cosine'
+export const DECAYS = ['constant', 'linear', 'cosine'] as const
+export type Decay = (typeof DECAYS)[number]
 
 export interface ScheduleOptions {
   /** Learning rate at the end of the warm-up. */
@@ -18,23 +19,16 @@ export interface ScheduleOptions {
 /**
  * Learning rate of an optimizer step, counted from 0: one value per optimizer step, not per
  * micro-batch.
- * @throws ConfigError for values that cannot be
+ * @throws ConfigError, ValueError for values that cannot be
  */
 export function schedule(options: ScheduleOptions): (step: number) => number {
-  const { learningRate, steps, warmup = 0, decay = 'cosine', floor = 0 } = options
-  const nonNegative = (name: string, value: number): void => {
-    if (!(value >= 0 && Number.isFinite(value))) {
-      throw new ConfigError(`schedule: ${name} must be a number >= 0, received ${value}`)
-    }
-  }
-  nonNegative('learningRate', learningRate)
-  nonNegative('steps', steps)
-  nonNegative('warmup', warmup)
-  if (!(floor >= 0 && floor <= 1))
-    throw new ConfigError(`schedule: floor must be in [0, 1], received ${floor}`)
-  if (decay !== 'constant' && decay !== 'linear' && decay !== 'cosine') {
-    throw new ConfigError(`schedule: decay must be constant, linear or cosine, received '${String(decay)}'`)
-  }
+  const where = 'schedule'
+  checkOptions(where, options, ['learningRate', 'steps', 'warmup', 'decay', 'floor'])
+  const learningRate = checkNumber(where, 'learningRate', options.learningRate, { from: 0 })
+  const steps = checkInteger(where, 'steps', options.steps, 1, Number.MAX_SAFE_INTEGER)
+  const warmup = checkInteger(where, 'warmup', options.warmup ?? 0, 0, Number.MAX_SAFE_INTEGER)
+  const floor = checkNumber(where, 'floor', options.floor ?? 0, { from: 0, to: 1 })
+  const decay = checkName(where, 'decay', options.decay ?? 'cosine', DECAYS)
   return (step) => {
     if (step < warmup) return (learningRate * (step + 1)) / warmup
     if (decay === 'constant') return learningRate

@@ -1,5 +1,7 @@
 import { ConfigError, ValueError } from './errors.ts'
 
+const MAX_SHOWN = 80 // UTF-16 units of a value in an error
+
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j)
   for (let i = 1; i <= a.length; i++) {
@@ -15,6 +17,7 @@ function editDistance(a: string, b: string): number {
 
 /** The known name closest to `name`, when it is close enough to be a slip. */
 export function nearestName(name: string, known: readonly string[]): string | undefined {
+  if (name.length > MAX_SHOWN) return undefined
   let best: string | undefined
   let least = Math.max(2, Math.floor(name.length / 2)) + 1
   for (const candidate of known) {
@@ -40,7 +43,7 @@ export function checkOptions(where: string, options: unknown, known: readonly st
     if (known.includes(key)) continue
     const near = nearestName(key, known)
     throw new ConfigError(
-      `${where}: unknown option '${key}'` +
+      `${where}: unknown option '${key.slice(0, MAX_SHOWN)}'` +
         (near === undefined ? `; known: ${known.join(', ')}` : `; did you mean '${near}'?`),
     )
   }
@@ -79,6 +82,21 @@ export function checkNumber(where: string, name: string, value: unknown, range: 
 }
 
 /**
+ * One of some names.
+ * @throws ConfigError
+ */
+export function checkName<T extends string>(
+  where: string,
+  name: string,
+  value: unknown,
+  known: readonly T[],
+): T {
+  const found = known.find((one) => one === value)
+  if (found !== undefined) return found
+  throw new ConfigError(`${where}: ${name} must be one of ${known.join(', ')}, received ${shown(value)}`)
+}
+
+/**
  * An AbortSignal, or nothing.
  * @throws ValueError
  */
@@ -88,12 +106,17 @@ export function checkSignal(where: string, value: unknown): AbortSignal | undefi
   throw new ValueError(`${where}: signal must be an AbortSignal, received ${shown(value)}`)
 }
 
-function shown(value: unknown): string {
+/** A value as errors show it: JSON where it can be, and short. */
+export function shown(value: unknown): string {
   if (typeof value === 'bigint') return `${value}n`
   if (typeof value === 'number') return String(value)
+  let text: string
   try {
-    return JSON.stringify(value) ?? String(value)
+    // of a long text only the beginning, before it is escaped
+    const part = typeof value === 'string' ? value.slice(0, MAX_SHOWN + 1) : value
+    text = JSON.stringify(part) ?? String(value)
   } catch {
-    return Object.prototype.toString.call(value)
+    text = Object.prototype.toString.call(value) // cyclic, or deeper than the stack
   }
+  return text.length > MAX_SHOWN ? `${text.slice(0, MAX_SHOWN)}...` : text
 }

@@ -1,6 +1,7 @@
 // Reads values out of parsed JSON, each with its place in the error.
 
 import { FormatError } from '../runtime/errors.ts'
+import { shown } from '../runtime/options.ts'
 
 export type JsonObject = { readonly [key: string]: unknown }
 
@@ -16,9 +17,9 @@ export class JsonValue {
   }
 
   fail(expected: string): never {
-    const text = JSON.stringify(this.value) ?? 'nothing'
-    const found = text.length > 60 ? `${text.slice(0, 60)}...` : text
-    throw new FormatError(`${this.where}: expected ${expected}, found ${found}`)
+    throw new FormatError(
+      `${this.where}: expected ${expected}, found ${this.value === undefined ? 'nothing' : shown(this.value)}`,
+    )
   }
 
   get missing(): boolean {

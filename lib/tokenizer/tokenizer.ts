@@ -1,10 +1,11 @@
 // The tokenizer people hold: load, train, encode, decode, save.
 
-import { mkdir, readFile, stat } from 'node:fs/promises'
+import { mkdir, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { writeAtomic } from '../io/atomic.ts'
-import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { ifThere, readText } from '../io/small-file.ts'
+import { ConfigError, ValueError } from '../runtime/errors.ts'
+import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
 import { WorkerThread } from '../runtime/worker-thread.ts'
 import type { AddedToken } from './added.ts'
 import { type ChatMessage, ChatTemplate } from './chat-template.ts'
@@ -98,6 +99,12 @@ export class Tokenizer {
         `Tokenizer.train: pattern must be one of ${Object.keys(SPLIT_PATTERNS).join(', ')}, received ${String(pattern)}`,
       )
     }
+    if (!Array.isArray(specialTokens) || specialTokens.some((token) => typeof token !== 'string')) {
+      throw new ConfigError(
+        `Tokenizer.train: specialTokens must be a list of texts, received ${shown(specialTokens)}`,
+      )
+    }
+    checkSignal('Tokenizer.train', signal)
     if (new Set(specialTokens).size !== specialTokens.length || specialTokens.includes('')) {
       throw new ConfigError('Tokenizer.train: specialTokens must differ from each other and be some text')
     }
@@ -131,7 +138,10 @@ export class Tokenizer {
    * there are), or the file itself; off the event loop.
    * @throws FormatError naming file and place
    */
-  static async load(path: string, { signal }: { signal?: AbortSignal } = {}): Promise<Tokenizer> {
+  static async load(path: string, options: { signal?: AbortSignal } = {}): Promise<Tokenizer> {
+    checkOptions('Tokenizer.load', options, ['signal'])
+    const signal = checkSignal('Tokenizer.load', options.signal)
+    signal?.throwIfAborted()
     const isFolder = (await stat(path)).isDirectory()
     const folder = isFolder ? path : dirname(path)
     const file = isFolder ? join(path, 'tokenizer.json') : path
@@ -144,10 +154,10 @@ export class Tokenizer {
       thread.close()
     }
     const configPath = join(folder, 'tokenizer_config.json')
-    const text = await readIfThere(configPath)
+    const text = await ifThere(readText(configPath))
     const config = text === null ? new JsonValue({}, configPath) : parseJson(text, configPath)
     const role = (name: string): number | null => roleOf(spec, config, `${name}_token`)
-    const template = (await readIfThere(join(folder, 'chat_template.jinja'))) ?? templateOf(config)
+    const template = (await ifThere(readText(join(folder, 'chat_template.jinja')))) ?? templateOf(config)
     return new Tokenizer({
       spec,
       special: {
@@ -215,9 +225,11 @@ export class Tokenizer {
   async encodeAsync(texts: readonly string[], options?: EncodeAsyncOptions): Promise<Int32Array[]>
   async encodeAsync(
     input: string | readonly string[],
-    { signal, ...options }: EncodeAsyncOptions = {},
+    given: EncodeAsyncOptions = {},
   ): Promise<Int32Array | Int32Array[]> {
-    checkOptions('Tokenizer.encodeAsync', options, ENCODE_OPTIONS)
+    checkOptions('Tokenizer.encodeAsync', given, [...ENCODE_OPTIONS, 'signal'])
+    const { signal, ...options } = given
+    checkSignal('Tokenizer.encodeAsync', signal)
     const texts = typeof input === 'string' ? [input] : input
     for (const text of texts) {
       checkText('Tokenizer.encodeAsync', text)
@@ -384,21 +396,6 @@ async function* batches(texts: Iterable<string> | AsyncIterable<string>): AsyncG
     units = 0
   }
   if (batch.length > 0) yield batch
-}
-
-async function readIfThere(path: string): Promise<string | null> {
-  let bytes: Uint8Array
-  try {
-    bytes = await readFile(path)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw error
-  }
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
-  } catch {
-    throw new FormatError(`${path}: expected UTF-8, found other bytes`)
-  }
 }
 
 function idOf(spec: TokenizerSpec, token: string): number | undefined {

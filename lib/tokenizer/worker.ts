@@ -1,9 +1,8 @@
 // What runs off the main thread: reading and writing tokenizer.json, training, long texts.
 
-import { readFile } from 'node:fs/promises'
 import { workerData } from 'node:worker_threads'
+import { readText } from '../io/small-file.ts'
 import { readTextParts } from '../io/text.ts'
-import { FormatError } from '../runtime/errors.ts'
 import { serve } from '../runtime/worker-server.ts'
 import { type EncodeOptions, Encoder } from './encoder.ts'
 import { parseTokenizerJson, type TokenizerSpec, writeTokenizerJson } from './tokenizer-json.ts'
@@ -29,8 +28,8 @@ let counter: PieceCounter | undefined
 serve<TokenizerRequest>(async (request, report) => {
   switch (request.type) {
     case 'load': {
-      const bytes = await readFile(request.path)
-      const spec = parseTokenizerJson(textOf(bytes, request.path), request.path)
+      const text = await readText(request.path, MAX_FILE_BYTES)
+      const spec = parseTokenizerJson(text, request.path)
       new Encoder(spec) // parts that are not known are refused here
       return { value: spec }
     }
@@ -58,14 +57,3 @@ serve<TokenizerRequest>(async (request, report) => {
   }
   return request satisfies never
 })
-
-function textOf(bytes: Uint8Array, path: string): string {
-  if (bytes.length > MAX_FILE_BYTES) {
-    throw new FormatError(`${path}: expected at most ${MAX_FILE_BYTES} bytes, found ${bytes.length}`)
-  }
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
-  } catch {
-    throw new FormatError(`${path}: expected UTF-8, found other bytes`)
-  }
-}

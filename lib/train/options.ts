@@ -1,10 +1,11 @@
 // What a training run is told, with its defaults; what of it a resumed run may change.
 
 import { LoraAdapter } from '../adapters/adapter.ts'
-import type { TextDataset } from '../data/dataset.ts'
-import { type Decay, schedule } from '../optim/schedule.ts'
+import { TextDataset } from '../data/dataset.ts'
+import { checkBetas } from '../optim/adam-w.ts'
+import { DECAYS, type Decay, schedule } from '../optim/schedule.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { checkInteger, checkName, checkNumber, checkOptions, shown } from '../runtime/options.ts'
 
 export interface TrainerOptions {
   readonly train: TextDataset
@@ -152,6 +153,12 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
       `${where}: adapter must be what addAdapter or loadAdapter returned, received ${JSON.stringify(options.adapter)}`,
     )
   }
+  for (const name of ['train', 'validation'] as const) {
+    const given: unknown = options[name]
+    if (!(given instanceof TextDataset) && (name === 'train' || given != null)) {
+      throw new ConfigError(`${where}: ${name} must be a TextDataset, received ${shown(given)}`)
+    }
+  }
   const lengths = [options.steps, options.epochs, options.minutes].filter((value) => value !== undefined)
   if (lengths.length !== 1) {
     throw new ConfigError(
@@ -163,20 +170,16 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
   let steps: number | null = null
   if (options.steps !== undefined) steps = integer('steps', 0, 1)
   if (options.epochs !== undefined) {
-    const { epochs } = options
-    if (!(epochs > 0 && Number.isFinite(epochs))) {
-      throw new ConfigError(`${where}: epochs must be a number above 0, received ${epochs}`)
-    }
+    const epochs = checkNumber(where, 'epochs', options.epochs, { above: 0 })
     steps = Math.max(1, Math.ceil((epochs * options.train.rows) / (batchSize * accumulate)))
+    checkInteger(where, 'steps of all epochs', steps, 1, MANY)
   }
   const minutes = options.minutes ?? null
-  if (minutes !== null && !(minutes > 0 && Number.isFinite(minutes))) {
-    throw new ConfigError(`${where}: minutes must be a number above 0, received ${minutes}`)
-  }
-  const dropout = options.dropout ?? 0
-  if (!(dropout >= 0 && dropout < 1)) {
-    throw new ConfigError(`${where}: dropout must be in [0, 1), received ${dropout}`)
-  }
+  if (minutes !== null) checkNumber(where, 'minutes', minutes, { above: 0 })
+  const dropout = checkNumber(where, 'dropout', options.dropout ?? 0, { from: 0, below: 1 })
+  const clipNorm = checkNumber(where, 'clipNorm', options.clipNorm ?? 1, { from: 0 })
+  const recompute = options.recompute ?? false
+  if (typeof recompute !== 'boolean') checkInteger(where, 'recompute', recompute, 1, MANY)
   if (options.earlyStopping != null) {
     checkInteger(where, 'earlyStopping.patience', options.earlyStopping.patience, 1, MANY)
     if (options.validation == null) throw new ConfigError(`${where}: earlyStopping needs a validation set`)
@@ -188,13 +191,20 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     throw new ConfigError(`${where}: keepBest needs a validation set`)
   }
   if (typeof options.out !== 'string' || options.out === '') {
-    throw new ConfigError(`${where}: out must name a folder, received ${JSON.stringify(options.out)}`)
+    throw new ConfigError(`${where}: out must name a folder, received ${shown(options.out)}`)
   }
   if (options.resume && options.overwrite) {
     throw new ConfigError(`${where}: resume and overwrite exclude each other`)
   }
   const { learningRate = 3e-4, weightDecay = 0.01, betas = [0.9, 0.95], eps = 1e-8 } = options.optimizer ?? {}
   const { warmup = null, decay = 'cosine', floor = 0.1 } = options.schedule ?? {}
+  checkNumber(where, 'optimizer.learningRate', learningRate, { from: 0 })
+  checkNumber(where, 'optimizer.weightDecay', weightDecay, { from: 0 })
+  checkNumber(where, 'optimizer.eps', eps, { from: 0 })
+  checkBetas(`${where}: optimizer`, betas)
+  if (warmup !== null) checkInteger(where, 'schedule.warmup', warmup, 0, MANY)
+  checkName(where, 'schedule.decay', decay, DECAYS)
+  checkNumber(where, 'schedule.floor', floor, { from: 0, to: 1 })
   if (minutes !== null && warmup !== null && warmup < MEASURED_STEPS) {
     // the rates of measured steps may not depend on how many follow
     throw new ConfigError(
@@ -214,9 +224,9 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     minutes,
     optimizer: { learningRate, weightDecay, betas, eps },
     schedule: { warmup, decay, floor },
-    clipNorm: options.clipNorm ?? 1,
+    clipNorm,
     dropout,
-    recompute: options.recompute ?? false,
+    recompute,
     seed: integer('seed', 0, 0),
     saveEvery: interval('saveEvery', 200),
     evalEvery: interval('evalEvery', 200),

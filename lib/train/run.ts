@@ -4,7 +4,8 @@
 import { join } from 'node:path'
 import type { Batch } from '../data/rows.ts'
 import { writeAtomic } from '../io/atomic.ts'
-import { type CheckpointFolder, readJsonObject } from '../io/checkpoints.ts'
+import type { CheckpointFolder } from '../io/checkpoints.ts'
+import { ifThere, readJsonObject } from '../io/small-file.ts'
 import { DropoutKeys } from '../nn/dropout.ts'
 import { AdamW } from '../optim/adam-w.ts'
 import { schedule } from '../optim/schedule.ts'
@@ -119,10 +120,7 @@ export class Run {
   async #plan(): Promise<void> {
     if (this.#steps > 0) return
     const path = join(this.#settings.out, PLAN_FILE)
-    const plan = await readJsonObject(path).catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return null
-      throw error
-    })
+    const plan = await ifThere(readJsonObject(path))
     const same =
       plan !== null && differences((plan['settings'] ?? {}) as Identity, this.#identity).length === 0
     if (same && Number.isInteger(plan['steps'])) this.#steps = plan['steps'] as number

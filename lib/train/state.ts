@@ -2,7 +2,7 @@
 
 import { join } from 'node:path'
 import { writeAtomic } from '../io/atomic.ts'
-import { readJsonObject } from '../io/checkpoints.ts'
+import { readJsonObject } from '../io/small-file.ts'
 import { loadTensors, saveTensors } from '../io/tensors.ts'
 import type { AdamW } from '../optim/adam-w.ts'
 import { FormatError } from '../runtime/errors.ts'

@@ -3,7 +3,7 @@
 import { CausalLm } from '../models/causal-lm.ts'
 import { loadModelInto, saveModel } from '../models/folder.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkOptions, checkSignal, shown } from '../runtime/options.ts'
 import { EventQueue, type TrainerEvent } from './events.ts'
 import { completeOptions, type TrainerOptions, type TrainerSettings } from './options.ts'
 import { Run } from './run.ts'
@@ -31,6 +31,9 @@ export class Trainer {
   constructor(model: CausalLm | TrainTarget, options: TrainerOptions) {
     this.#settings = completeOptions(options)
     const target = model instanceof CausalLm ? plainTarget(model) : model
+    if (!(target?.model instanceof CausalLm)) {
+      throw new ConfigError(`Trainer: expected a model or a Decoder, received ${shown(model)}`)
+    }
     this.#subject = subjectOf(target, this.#settings.adapter)
   }
 
@@ -39,8 +42,10 @@ export class Trainer {
    * abort, which then throws the signal's reason.
    * @throws ConfigError for a folder in use; DivergedError; what the device or the file system throws
    */
-  async *run({ signal }: { signal?: AbortSignal } = {}): AsyncGenerator<TrainerEvent, void, void> {
-    checkOptions('Trainer.run', { signal }, ['signal'])
+  async *run(options: { signal?: AbortSignal } = {}): AsyncGenerator<TrainerEvent, void, void> {
+    checkOptions('Trainer.run', options, ['signal'])
+    const signal = checkSignal('Trainer.run', options.signal)
+    this.#subject.model.checkAlive('Trainer.run')
     if (this.#running) throw new ConfigError('Trainer.run: this trainer runs already')
     signal?.throwIfAborted()
     this.#running = true

@@ -189,7 +189,7 @@ describe('a folder and what may go into it', () => {
     ['--config', 'unknown.json', 2, /num_layer is not known/],
     ['--freeze', 'nothing', 2, /no parameter is named "nothing"/],
     ['--init', 'nowhere', 1, /ENOENT/],
-    ['--learning-rate', '-1', 2, /learningRate must be a number >= 0/],
+    ['--learning-rate', '-1', 2, /learningRate must be a number from 0/],
   ] as const)(
     'after %s %s nothing is there, and the next try goes as if it was the first',
     (option, value, status, message) => {

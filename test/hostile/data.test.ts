@@ -93,7 +93,7 @@ describe('corpora', () => {
     await expect(TextDataset.from(text, { tokenizer, contextLength: 1 })).rejects.toMatchObject({ code: 'ERR_VALUE' })
     await expect(
       TextDataset.from(text, { tokenizer, contextLength: 4, holdOut: 0.9 }),
-    ).rejects.toMatchObject({ code: 'ERR_CONFIG' })
+    ).rejects.toMatchObject({ code: 'ERR_VALUE' })
     await expect(
       TextDataset.from(text, { tokenizer, contextLength: 4, contextlength: 4 } as never),
     ).rejects.toThrow(/unknown option 'contextlength'; did you mean 'contextLength'/)

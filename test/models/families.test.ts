@@ -113,7 +113,7 @@ describe('what cannot be', () => {
     ],
     ['qwen2-window', { layer_types: null, max_window_layers: 1 }, /max_window_layers must give all layers/],
     ['llama-bias', { pretraining_tp: 2 }, /pretraining_tp must be 1, received 2/],
-    ['llama-bias', { attention_bias: 'yes' }, /attentionBias must be a boolean, received yes/],
+    ['llama-bias', { attention_bias: 'yes' }, /attentionBias must be a boolean, received "yes"/],
     ['llama-bias', { attention_bias: false }, /unknown tensor model.layers.0.self_attn.._proj.bias/],
     ['qwen3', { model_type: 'qwen2' }, /unknown tensor .*_norm.weight/],
     ['llama-gelu', { head_dim: 16 }, /k_proj.weight must be \[32,32\], found \[24,32\]|must be \[/],

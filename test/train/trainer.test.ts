@@ -346,7 +346,7 @@ describe('refused', () => {
     await new Trainer(model, given).finish()
     const before = readdirSync(given.out)
     const wrong = { ...given, overwrite: true, schedule: { decay: 'step' } }
-    expect(() => new Trainer(model, wrong as never)).toThrow(/decay must be constant/)
+    expect(() => new Trainer(model, wrong as never)).toThrow(/decay must be one of constant/)
     expect(readdirSync(given.out)).toEqual(before)
   })
 
@@ -369,7 +369,7 @@ describe('refused', () => {
     [{ steps: undefined, epochs: -1 }, /epochs must be a number above 0/],
     [{ steps: undefined, minutes: Number.NaN }, /minutes must be a number above 0/],
     [{ batchSize: 0 }, /batchSize must be an integer/],
-    [{ dropout: 1 }, /dropout must be in \[0, 1\)/],
+    [{ dropout: 1 }, /dropout must be a number from 0 below 1/],
     [{ out: '' }, /out must name a folder/],
     [{ resume: true, overwrite: true }, /exclude each other/],
     [{ validation: null, keepBest: true }, /keepBest needs a validation set/],
