@@ -160,6 +160,11 @@ export class Decoder {
     }
   }
 
+  /** Tokens that end an answer, ascending: those of generation_config.json, config.json and the tokenizer. */
+  get eosTokenIds(): number[] {
+    return [...this.#generation.eosTokenIds].sort((a, b) => a - b)
+  }
+
   /** @internal The tokenizer and the ends of this decoder, with another model. */
   withModel(model: CausalLm): Decoder {
     return new Decoder(model, this.tokenizer, { generation: this.#generation, folder: this.#folder })
