@@ -8,28 +8,11 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Device, saveModel } from 'fuselm'
+import { type Contestant, contest, contestant, type PeerRun } from './contest.ts'
 import { findTorch, PythonPeer } from './peers/python.ts'
-import { percentile } from './percentile.ts'
 import { modelName, settings, shapes, type TrainedModel, trainer } from './workload.ts'
 
-const WARM_UP = 5
 const LOSS_TOLERANCE = { f32: 1e-3, bf16: 2e-2 } // relative, on the first steps
-
-/** Of some steps in a row. */
-interface PeerRun {
-  /** One per step. */
-  readonly seconds: readonly number[]
-  /** Processor time of all threads; what a step costs, whoever else is on the machine. */
-  readonly cpuSeconds: readonly number[]
-  readonly losses: readonly number[]
-  readonly peakRssBytes: number
-}
-
-interface Contestant {
-  readonly name: string
-  run(steps: number): Promise<PeerRun>
-  close(): void
-}
 
 export async function run(argv: readonly string[]): Promise<unknown> {
   const { values } = parseArgs({
@@ -51,38 +34,15 @@ export async function run(argv: readonly string[]): Promise<unknown> {
   const slow = name === '124M' && Device.default().kind === 'cpu'
   const samples = Number(values.steps ?? (slow ? 3 : 20))
   const ours = trainer(name, dtype, batch)
-  const contestants: Contestant[] = [contestant(ours)]
+  const contestants: Contestant[] = [contestant('fuselm', ours)]
   const folder = await mkdtemp(join(tmpdir(), 'fuselm-bench-'))
   try {
     if (values.peers) contestants.push(...(await startPeers(ours, folder, dtype)))
-    const times = new Map<string, number[]>(contestants.map((c) => [c.name, []]))
-    const cpuTimes = new Map<string, number[]>(contestants.map((c) => [c.name, []]))
-    const losses = new Map<string, readonly number[]>()
-    const rss = new Map<string, number>()
-    for (const c of contestants) losses.set(c.name, (await c.run(WARM_UP)).losses)
-    checkLosses(losses, LOSS_TOLERANCE[dtype])
-    // interleaved: a slow minute of the machine falls on all alike
-    const turn = slow ? 1 : 5
-    for (let done = 0; done < samples; done += turn) {
-      for (const c of contestants) {
-        const { seconds, cpuSeconds, peakRssBytes } = await c.run(Math.min(turn, samples - done))
-        times.get(c.name)?.push(...seconds)
-        cpuTimes.get(c.name)?.push(...cpuSeconds)
-        rss.set(c.name, peakRssBytes)
-      }
-    }
-    const rows = contestants.map((c) => {
-      const seconds = times.get(c.name) ?? []
-      const tokens = batch * context
-      return {
-        name: c.name,
-        tokensPerSecond: Math.round(tokens / percentile(seconds, 0.5)),
-        stepMs: percentile(seconds, 0.5) * 1e3,
-        interquartileMs: (percentile(seconds, 0.75) - percentile(seconds, 0.25)) * 1e3,
-        fastestMs: percentile(seconds, 0) * 1e3,
-        cpuMs: percentile(cpuTimes.get(c.name) ?? [], 0.5) * 1e3,
-        peakRssMB: Math.round((rss.get(c.name) ?? 0) / 2 ** 20),
-      }
+    const { rows, firstLosses } = await contest(contestants, {
+      samples,
+      turn: slow ? 1 : 5,
+      tolerance: LOSS_TOLERANCE[dtype],
+      tokens: batch * context,
     })
     const best = Math.max(0, ...rows.slice(1).map((row) => row.tokensPerSecond))
     const { tokensPerSecond = 0 } = rows[0] ?? {}
@@ -94,35 +54,11 @@ export async function run(argv: readonly string[]): Promise<unknown> {
       threads: Device.default().threads,
       tokensPerSecond,
       ...(best > 0 && { ratioToBestPeer: tokensPerSecond / best }),
-      firstLosses: Object.fromEntries(losses),
+      firstLosses,
       rows,
     }
   } finally {
-    for (const c of contestants) c.close()
     await rm(folder, { recursive: true, force: true })
-  }
-}
-
-function contestant(trained: TrainedModel): Contestant {
-  return {
-    name: 'fuselm',
-    async run(steps) {
-      const seconds: number[] = []
-      const cpuSeconds: number[] = []
-      const losses: number[] = []
-      for (let i = 0; i < steps; i++) {
-        const start = performance.now()
-        const cpuStart = process.cpuUsage()
-        const loss = trained.step()
-        losses.push(await loss.item())
-        loss.dispose()
-        seconds.push((performance.now() - start) / 1e3)
-        const { user, system } = process.cpuUsage(cpuStart)
-        cpuSeconds.push((user + system) / 1e6)
-      }
-      return { seconds, cpuSeconds, losses, peakRssBytes: process.resourceUsage().maxRSS * 1024 }
-    },
-    close: () => trained.dispose(),
   }
 }
 
@@ -175,19 +111,4 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
     })
   }
   return peers
-}
-
-/** Speed of different work cannot be compared: the losses must be the same first. */
-function checkLosses(losses: ReadonlyMap<string, readonly number[]>, tolerance: number): void {
-  const [[, first] = ['', []], ...others] = losses
-  for (const [name, values] of others) {
-    values.forEach((value, i) => {
-      const own = first[i] ?? Number.NaN
-      if (!(Math.abs(value - own) <= tolerance * Math.abs(own))) {
-        throw new Error(
-          `step ${i}: loss ${own} differs from ${value} of ${name}; the times cannot be compared`,
-        )
-      }
-    })
-  }
 }
