@@ -1,16 +1,19 @@
 // The scripts that people copy, run at a tiny size, one on what the other left: a model is trained, measured,
 // quantised, exported and talked to.
 
+import { once } from 'node:events'
 import { readdirSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest'
 import { chat } from '../../examples/chat.ts'
+import { fineTune, serve } from '../../examples/fine-tune.ts'
 import { trainMlp } from '../../examples/from-below.ts'
 import { measureQuantizeExport } from '../../examples/measure-quantize-export.ts'
 import { trainFromScratch } from '../../examples/train-from-scratch.ts'
-import { Decoder, Device, Tokenizer } from '../../lib/index.ts'
+import { Decoder, Device, TextDataset, Tokenizer } from '../../lib/index.ts'
 
 let device: Device
 let out: string
@@ -63,6 +66,47 @@ describe('train, measure, quantize, export, chat', () => {
     using small = await Decoder.load(join(out, 'small', 'int8'))
     expect(await small.generate('The ', { maxNewTokens: 8, temperature: 0 }).text()).toMatch(/\w/)
   })
+
+  test('it is fine-tuned on rows while it serves; the adapter is there for PEFT', async () => {
+    using decoder = await Decoder.load(join(out, 'model'))
+    async function* rows(): AsyncGenerator<{ prompt: string; completion: string }> {
+      for (let i = 0; i < 60; i++)
+        yield { prompt: `The owl sat by ${i % 4}`, completion: ' and sang all night.' }
+    }
+    const server = serve(decoder).listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    const { port } = server.address() as AddressInfo
+    const ask = async (): Promise<string> => {
+      const response = await fetch(`http://127.0.0.1:${port}`, { method: 'POST', body: 'The owl sat by 1' })
+      expect(response.status).toBe(200)
+      return response.text()
+    }
+    const judged = await TextDataset.from(rows(), { tokenizer: decoder.tokenizer, contextLength: 64 })
+    const before = await decoder.evaluate(judged)
+    let done = false
+    const training = fineTune(decoder, rows(), join(out, 'tuned'), {
+      contextLength: 64,
+      batchSize: 8,
+      epochs: 20,
+      optimizer: { learningRate: 1e-2 },
+      saveEvery: 10,
+    }).finally(() => {
+      done = true
+    })
+    let answers = 0
+    for (; !done; answers++) expect(await ask()).not.toBe('')
+    await training
+    expect(answers).toBeGreaterThan(1)
+    const after = await decoder.evaluate(judged, { adapter: 'support' })
+    expect(after.loss).toBeLessThan(before.loss / 2)
+    expect(await decoder.evaluate(judged)).toEqual(before)
+    await judged.close()
+    expect(readdirSync(join(out, 'tuned', 'adapter')).sort()).toEqual([
+      'adapter_config.json',
+      'adapter_model.safetensors',
+    ])
+    server.close()
+  }, 60_000)
 
   test('it answers, line after line, in int8', async () => {
     const template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
