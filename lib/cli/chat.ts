@@ -1,6 +1,7 @@
 import { createInterface } from 'node:readline/promises'
 import { Decoder } from '../decoder/decoder.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
+import { adapterOf, adapterOption } from './adapter.ts'
 import { type Command, fail } from './command.ts'
 import { deviceOption, useDevice } from './device.ts'
 import { SAMPLING, samplingOf } from './generate.ts'
@@ -10,6 +11,7 @@ export const chat: Command = {
   options: {
     ...deviceOption,
     model: { type: 'string', value: 'dir', help: 'folder of the model' },
+    ...adapterOption,
     system: { type: 'string', help: 'what the model is told first' },
     ...SAMPLING,
   },
@@ -17,7 +19,7 @@ export const chat: Command = {
     useDevice(args)
     using decoder = await Decoder.load(args.required('model'))
     if (decoder.tokenizer.chatTemplate === null) fail('this model has no chat template; use fuselm generate')
-    using session = decoder.session()
+    using session = decoder.session({ adapter: await adapterOf(args, decoder) })
     const messages: ChatMessage[] = []
     const system = args.text('system')
     if (system !== undefined) messages.push({ role: 'system', content: system })

@@ -1,5 +1,6 @@
 import { TextDataset } from '../data/dataset.ts'
 import { Decoder } from '../decoder/decoder.ts'
+import { adapterOf, adapterOption } from './adapter.ts'
 import type { Command } from './command.ts'
 import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
@@ -9,6 +10,7 @@ export const evaluation: Command = {
   options: {
     ...deviceOption,
     model: { type: 'string', value: 'dir', help: 'folder of the model' },
+    ...adapterOption,
     data: { type: 'string', value: 'file|folder|glob', many: true, help: 'text to judge by' },
     context: { type: 'number', help: "tokens of a row (the model's, at most 1024)" },
     batch: { type: 'number', help: 'rows at a time (8)' },
@@ -27,7 +29,8 @@ export const evaluation: Command = {
       dedupe: false,
     })
     const batchSize = args.number('batch')
-    const result = await decoder.evaluate(dataset, batchSize === undefined ? {} : { batchSize })
+    const adapter = await adapterOf(args, decoder)
+    const result = await decoder.evaluate(dataset, { adapter, ...(batchSize !== undefined && { batchSize }) })
     await dataset.close()
     if (args.flag('json')) process.stdout.write(`${JSON.stringify(result)}\n`)
     else {

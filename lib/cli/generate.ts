@@ -1,5 +1,6 @@
 import { Decoder } from '../decoder/decoder.ts'
 import type { GenerateOptions } from '../generate/options.ts'
+import { adapterOf, adapterOption } from './adapter.ts'
 import type { Arguments, Command, OptionSpec } from './command.ts'
 import { deviceOption, useDevice } from './device.ts'
 
@@ -29,6 +30,7 @@ export const generate: Command = {
   options: {
     ...deviceOption,
     model: { type: 'string', value: 'dir', help: 'folder of the model' },
+    ...adapterOption,
     prompt: { type: 'string', help: 'text to continue' },
     ...SAMPLING,
   },
@@ -36,11 +38,13 @@ export const generate: Command = {
     useDevice(args)
     using decoder = await Decoder.load(args.required('model'))
     const prompt = args.required('prompt')
+    const adapter = await adapterOf(args, decoder)
     const controller = new AbortController()
     process.once('SIGINT', () => controller.abort())
     process.stdout.write(prompt)
     for await (const { text } of decoder.generate(prompt, {
       ...samplingOf(args),
+      adapter,
       signal: controller.signal,
     })) {
       process.stdout.write(text)

@@ -9,6 +9,7 @@ import { Progress } from '../train/progress.ts'
 import { checkUse, newestCheckpoint } from '../train/run-folder.ts'
 import { loadState } from '../train/state.ts'
 import { Trainer } from '../train/trainer.ts'
+import { loraOptions, newAdapter, wantsLora } from './adapter.ts'
 import { type Arguments, type Command, fail, type OptionSpec } from './command.ts'
 import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
@@ -25,6 +26,7 @@ export const train: Command = {
     tokenizer: { type: 'string', value: 'dir', help: 'a tokenizer there is; otherwise one is trained' },
     'vocab-size': { type: 'number', help: 'entries of the tokenizer that is trained (4096)' },
     init: { type: 'string', value: 'dir', help: 'starts from this model' },
+    ...loraOptions,
     freeze: { type: 'string', value: 'pattern', many: true, help: 'parameters that stay as they are' },
     config: { type: 'string', value: 'file', help: 'JSON object of further keys of the model' },
     steps: { type: 'number', help: 'optimizer steps (1000, unless epochs or minutes)' },
@@ -102,6 +104,7 @@ async function run(args: Arguments, { signal }: Stop): Promise<number> {
   const files = await expandFiles('data', args.texts('data'))
   useDevice(args)
   args.oneOf('dtype', DTYPES)
+  const lora = wantsLora(args)
   const config = await readConfig(args.text('config'))
   const identity = given(args, config)
   await checkUse(out, use)
@@ -111,7 +114,9 @@ async function run(args: Arguments, { signal }: Stop): Promise<number> {
   const say = (text: string): void => {
     process.stdout.write(`${text}\n`)
   }
-  const tokenizer = await tokenizerOf(args, checkpoint, files, { say, signal })
+  // a checkpoint of an adapter holds no model: that is --init again
+  const saved = lora ? null : checkpoint
+  const tokenizer = await tokenizerOf(args, saved, files, { say, signal })
   const contextLength = args.number('context') ?? 256
   const holdOut = args.number('hold-out') ?? 0.05
   const seed = args.number('seed') ?? 0
@@ -124,11 +129,15 @@ async function run(args: Arguments, { signal }: Stop): Promise<number> {
   try {
     const held = validation === null ? '' : `; ${validation.tokens.toLocaleString('en')} held out`
     say(`${rows.tokens.toLocaleString('en')} tokens to train on${held}`)
-    decoder = await decoderOf(args, { checkpoint, tokenizer, contextLength, config, signal })
+    decoder = await decoderOf(args, { checkpoint: saved, tokenizer, contextLength, config, signal })
     for (const pattern of args.texts('freeze')) decoder.freeze(pattern)
-    say(`${decoder.model.parameterCount().toLocaleString('en')} parameters`)
+    const adapter = newAdapter(args, decoder)
+    const trained =
+      adapter === null ? '' : `; ${adapter.parameterCount().toLocaleString('en')} of the adapter`
+    say(`${decoder.model.parameterCount().toLocaleString('en')} parameters${trained}`)
     const trainer = new Trainer(decoder, {
       train: rows,
+      adapter,
       validation,
       out,
       seed,

@@ -133,6 +133,33 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   expect(exported).toMatchObject({ status: 0, out: `${join('onnx', 'onnx', 'model_int8.onnx')}\n`, err: '' })
   expect(readdirSync(join(folder, 'onnx'))).toContain('tokenizer.json')
 
+  const lora = (...more: string[]) =>
+    fuselm('train', '--data', 'data', '--init', 'run', '--out', 'lora', '--context', '32', ...more)
+  const terms = ['--lora-rank', '4', '--lora-targets', 'q_proj', 'v_proj']
+  expect(lora('--steps', '2', ...terms).out).toMatch(/parameters; [\d,]+ of the adapter\n/)
+  expect(lora('--steps', '3', '--resume', ...terms)).toMatchObject({ status: 0, err: '' })
+  expect(readdirSync(join(folder, 'lora'))).toContain('adapter_model.safetensors')
+  expect(readdirSync(join(folder, 'lora'))).not.toContain('model.safetensors')
+  expect(generate('--adapter', 'lora').status).toBe(0)
+  const beside = fuselm(
+    'eval',
+    '--model',
+    'run',
+    '--adapter',
+    'lora',
+    '--data',
+    'data/*.txt',
+    '--context',
+    '32',
+    '--json',
+  )
+  expect(JSON.parse(beside.out).loss).not.toBe(JSON.parse(judged.out).loss)
+  expect(lora('--lora-alpha', '4')).toMatchObject({
+    status: 2,
+    err: expect.stringContaining('needs --lora-rank'),
+  })
+  expect(generate('--adapter', 'run').err).toMatch(/adapter_config\.json/)
+
   writeFileSync(join(folder, 'run/notes.txt'), 'mine')
   expect(train('--steps', '2', '--overwrite').status).toBe(0)
   expect(readFileSync(join(folder, 'run/notes.txt'), 'utf8')).toBe('mine')
