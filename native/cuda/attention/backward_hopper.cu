@@ -195,20 +195,22 @@ __global__ void __launch_bounds__(kThreads, 1)
         misses = mine.Misses(item.column0, kColumns);
         covered = mine.Covers(item.column0, kColumns);
       }
+      const auto finish = [&] {  // the sums under way, whose stage the copies may wait for
+        WgmmaWait<0>();
+        Pin(acc0);
+        Pin(acc1);
+        if (held >= 0) release(held);
+        held = -1;
+      };
       if (misses) {
+        finish();
         __syncwarp();  // every lane has read the item
         release(stage);
         continue;
       }
       const uint32_t tile0 = rows0 + L::kColumnsAt + stage * 2 * L::kColumnBytes;
       const uint32_t tile1 = tile0 + L::kColumnBytes;
-      if constexpr (!kOverlaps) {
-        WgmmaWait<0>();
-        Pin(acc0);
-        Pin(acc1);
-        if (held >= 0) release(held);
-        held = -1;
-      }
+      if constexpr (!kOverlaps) finish();
       WgmmaFence();
       Pin(s);
 #pragma unroll
@@ -323,6 +325,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 #endif
 }
+
+static_assert(Layout<128, true>::kBytes <= kHopperBytes);
+static_assert(Layout<128, false>::kBytes <= kHopperBytes);
 
 template <int kD, bool kKeyRows>
 void LaunchRows(const Arguments& in, const Backward& args) {

@@ -293,6 +293,8 @@ TensorMap MapOf(const Heads& x, int64_t D, int64_t rows, int64_t heads, int64_t 
   return MakeTensorMap(x.data, D, rows, heads, B, {x.stride[1], x.stride[2], x.stride[0]}, box);
 }
 
+static_assert(Layout<128>::kBytes <= kHopperBytes);
+
 template <int kD>
 void LaunchRows(const Arguments& in, const char* op, Forward args) {
   const Problem& p = args.problem;

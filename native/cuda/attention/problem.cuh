@@ -129,14 +129,17 @@ struct Problem {
   }
 };
 
-// Whether warpgroup products are to be used: on sm_90, when FUSELM_CUDA_WGMMA is 1. They have not run
-// on a GPU yet, and the emulator has no sm_90a; until they have, the kernels that it tests serve.
+// Whether warpgroup products are to be used: on sm_90 with the shared memory they want, when
+// FUSELM_CUDA_WGMMA is 1. Until they have run on a GPU, and not in the emulator's model alone, the
+// mma.sync kernels serve.
+inline constexpr int64_t kHopperBytes = 200 << 10;
 inline bool OnHopper(const Arguments& in, const Problem& p) {
   static const bool wanted = [] {
     const char* value = std::getenv("FUSELM_CUDA_WGMMA");
     return value != nullptr && std::string_view(value) == "1";
   }();
-  return wanted && in.device.major == 9 && p.aligned && p.D <= 128 && p.start.data == nullptr;
+  return wanted && in.device.major == 9 && in.device.shared_limit >= kHopperBytes && p.aligned &&
+         p.D <= 128 && p.start.data == nullptr;
 }
 // Whether tensor copies can read x: no axis repeats.
 inline bool Copyable(const Heads& x, int64_t rows, int64_t heads, int64_t B) {

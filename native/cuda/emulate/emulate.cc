@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <memory>
@@ -367,12 +368,12 @@ cudaError_t cudaFreeHost(void* memory) {
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
   *out = cudaDeviceProp{};
-  std::strcpy(out->name, "CUDA kernels emulated on the CPU");
   // 90: kernels of Hopper, in their models
   const char* compute = std::getenv("FUSELM_EMULATED_COMPUTE");
   const int version = compute != nullptr ? std::atoi(compute) : 80;
   out->major = version / 10;
   out->minor = version % 10;
+  std::snprintf(out->name, sizeof(out->name), "sm_%d emulated on the CPU", version);
   out->multiProcessorCount = 4;
   out->l2CacheSize = 1 << 20;
   out->totalGlobalMem = size_t{8} << 30;
