@@ -1,6 +1,7 @@
 // attention and attention.backward: softmax(scale Q K^T) V with one interval of keys for each
 // query, grouped heads; nothing of size T x S exists. The kernels, their work and shared memory:
-// attention/forward.cu, backward.cu (bf16), float32.cu, hopper.cu (sm_90a). D at most 256.
+// attention/forward.cu, backward.cu (bf16), float32.cu, and for sm_90a forward_hopper.cu and
+// backward_hopper.cu. D at most 256.
 #include "native/cuda/attention/backward.cuh"
 #include "native/cuda/attention/forward.cuh"
 
