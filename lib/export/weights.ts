@@ -65,7 +65,8 @@ async function* halves(floats: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8A
   for await (const part of floats) {
     const values = new Float32Array(part.buffer, part.byteOffset, part.length / 4)
     for (let from = 0; from < values.length; from += TURN_VALUES) {
-      const bits = Uint16Array.from(values.subarray(from, from + TURN_VALUES), numberToHalf)
+      const bits = new Uint16Array(Math.min(TURN_VALUES, values.length - from))
+      for (let i = 0; i < bits.length; i++) bits[i] = numberToHalf(values[from + i] as number)
       yield new Uint8Array(bits.buffer)
       await turn()
     }
