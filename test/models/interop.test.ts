@@ -92,3 +92,14 @@ test('every end of a list ends an answer', async () => {
   }
   expect(ended).toBeGreaterThan(0)
 })
+
+test.each([
+  ['[]', /generation_config.json: expected an object, found/],
+  ['null', /generation_config.json: expected an object, found null/],
+  ['{"eos_token_id": [1, 2', /generation_config.json: expected JSON/],
+])('a generation_config.json that is %s is refused by name', async (text, message) => {
+  const folder = await mkdtemp(join(out, 'bad-'))
+  await cp(join(committed, 'llama'), folder, { recursive: true })
+  await writeFile(join(folder, 'generation_config.json'), text)
+  await expect(Decoder.load(folder)).rejects.toThrow(message)
+})
