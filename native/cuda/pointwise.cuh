@@ -82,29 +82,31 @@ struct Axes {
 
   // Offsets in elements of item i, row-major.
   __device__ __forceinline__ void Locate(int64_t i, int64_t (&at)[N]) const {
+    if (count < int64_t{1} << 31) return LocateBelow31(static_cast<uint32_t>(i), at);
 #pragma unroll
     for (int t = 0; t < N; ++t) at[t] = 0;
-    if (rank == 0) return;
-    if (count < int64_t{1} << 31) {
-      uint32_t rest = static_cast<uint32_t>(i);
-      for (int axis = rank - 1; axis > 0; --axis) {
-        const uint32_t next = by[axis].Quotient(rest);
-        const int64_t here = rest - next * static_cast<uint32_t>(size[axis]);
+    for (int axis = rank - 1; axis > 0; --axis) {
+      const int64_t next = i / size[axis], here = i - next * size[axis];
 #pragma unroll
-        for (int t = 0; t < N; ++t) at[t] += here * stride[t][axis];
-        rest = next;
-      }
-      i = rest;
-    } else {
-      for (int axis = rank - 1; axis > 0; --axis) {
-        const int64_t next = i / size[axis], here = i - next * size[axis];
-#pragma unroll
-        for (int t = 0; t < N; ++t) at[t] += here * stride[t][axis];
-        i = next;
-      }
+      for (int t = 0; t < N; ++t) at[t] += here * stride[t][axis];
+      i = next;
     }
 #pragma unroll
     for (int t = 0; t < N; ++t) at[t] += i * stride[t][0];
+  }
+  // The same for less than 2^31 items: a 64-bit division is a call, which costs registers.
+  __device__ __forceinline__ void LocateBelow31(uint32_t i, int64_t (&at)[N]) const {
+#pragma unroll
+    for (int t = 0; t < N; ++t) at[t] = 0;
+    for (int axis = rank - 1; axis > 0; --axis) {
+      const uint32_t next = by[axis].Quotient(i);
+      const int64_t here = i - next * static_cast<uint32_t>(size[axis]);
+#pragma unroll
+      for (int t = 0; t < N; ++t) at[t] += here * stride[t][axis];
+      i = next;
+    }
+#pragma unroll
+    for (int t = 0; t < N; ++t) at[t] += static_cast<int64_t>(i) * stride[t][0];
   }
 };
 

@@ -26,7 +26,7 @@ inline int RowLanes(int64_t n) { return n <= 1024 ? kWarp : kRowThreads; }
 // A kernel that gets `lanes` returns whole warps past the last row.
 inline Grid RowGrid(int64_t rows, int lanes) {
   const int64_t blocks = CeilDiv(rows, kRowThreads / lanes);
-  Require(blocks < int64_t{1} << 31, ErrorCode::kShape, "more than 2^31 blocks of rows");
+  Require(rows < int64_t{1} << 31, ErrorCode::kShape, "at most 2^31 - 1 rows");
   return {dim3(static_cast<unsigned>(blocks)), kRowThreads};
 }
 
@@ -38,7 +38,7 @@ struct RowsOf {
   template <class T>
   __device__ __forceinline__ T* Row(int64_t r) const {
     int64_t at[1];
-    axes.Locate(r, at);
+    axes.LocateBelow31(static_cast<uint32_t>(r), at);
     return static_cast<T*>(data) + at[0];
   }
 };

@@ -2,7 +2,7 @@
 // inverse of the cumulative distribution at a Philox uniform of the row's own key, so that a row's
 // token does not depend on the batch it is in.
 //
-// Work: a block of 1024 threads a row; logits over the temperature and weights stand in workspaces
+// Work: a block of 512 threads a row; logits over the temperature and weights stand in workspaces
 // of [rows][V] floats, which stay in L2. Nothing is sorted: top-k and top-p are a least logit to
 // keep, found by counting its ordered bits in three digits of 11, 11 and 10 bits, in 16 KiB of
 // shared memory. Masses are whole numbers (a weight times 2^(62 - log2 V)), so that sums are exact
@@ -18,7 +18,7 @@
 namespace fuselm::cuda {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 512;
 constexpr int kBuckets = 2048;
 constexpr int kDigits = 3;
 // In place of -inf, so that differences are numbers.
