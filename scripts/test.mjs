@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 // `npm test [-- vitest arguments]`: builds what is missing, then runs vitest.
-//   --crash [--times N]   only the ways a process can end, N random moments each (default 5)
+//   --crash [--times N]   only the ways a process can end, N random moments each (default 3)
 
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'

@@ -3,6 +3,8 @@
 import { FormatError } from '../runtime/errors.ts'
 import { shown } from '../runtime/options.ts'
 
+const MAX_DEPTH = 64
+
 export type JsonObject = { readonly [key: string]: unknown }
 
 /** A value of a JSON file and where it stands; asks for what it should be. */
@@ -11,9 +13,12 @@ export class JsonValue {
   /** `tokenizer.json: model.vocab` */
   readonly where: string
 
-  constructor(value: unknown, where: string) {
+  readonly #depth: number
+
+  constructor(value: unknown, where: string, depth = 0) {
     this.value = value
     this.where = where
+    this.#depth = depth
   }
 
   fail(expected: string): never {
@@ -34,12 +39,19 @@ export class JsonValue {
 
   get(key: string): JsonValue {
     const object = this.object()
-    return new JsonValue(Object.hasOwn(object, key) ? object[key] : undefined, `${this.where}.${key}`)
+    return this.#part(Object.hasOwn(object, key) ? object[key] : undefined, `.${key}`)
   }
 
   items(): JsonValue[] {
     if (!Array.isArray(this.value)) this.fail('an array')
-    return (this.value as unknown[]).map((item, i) => new JsonValue(item, `${this.where}[${i}]`))
+    return (this.value as unknown[]).map((item, i) => this.#part(item, `[${i}]`))
+  }
+
+  #part(value: unknown, place: string): JsonValue {
+    // parts that hold parts are read by recursion
+    if (this.#depth === MAX_DEPTH)
+      throw new FormatError(`${this.where.slice(0, 200)}...: expected fewer levels`)
+    return new JsonValue(value, this.where + place, this.#depth + 1)
   }
 
   string(): string {

@@ -1,13 +1,18 @@
 // The five ways a process can end, at random moments while commands are queued.
 //   npm run test:crash -- --times 50        FUSELM_CRASH_WORKLOAD=path.mjs   FUSELM_CRASH_SEED=n
 import { spawn } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
-import { describe, expect, test } from 'vitest'
+import { afterAll, describe, expect, test } from 'vitest'
 
-const times = Number(process.env['FUSELM_CRASH_TIMES'] ?? 5)
-/** Sanitizers slow everything down; they state their own limit. */
-const limitMs = Number(process.env['FUSELM_CRASH_LIMIT_MS'] ?? 1000)
+const times = Number(process.env['FUSELM_CRASH_TIMES'] ?? 3)
+/** Against hanging: work that was queued would take longer. Sanitizers state their own limit. */
+const limitMs = Number(process.env['FUSELM_CRASH_LIMIT_MS'] ?? 5000)
+/** Of the children, which leave their files when they end. */
+const temporary = mkdtempSync(join(tmpdir(), 'fuselm-crash-'))
+afterAll(() => rmSync(temporary, { recursive: true, force: true }))
 const seed = Number(process.env['FUSELM_CRASH_SEED'] ?? Date.now() % 2 ** 31)
 const folder = fileURLToPath(new URL('.', import.meta.url))
 const child = `${folder}child.mjs`
@@ -36,6 +41,7 @@ function run(workload: string, end: string, delay: number): Promise<Ending> {
   return new Promise((resolve, reject) => {
     const process_ = spawn(process.execPath, [child, workload, end, String(delay)], {
       stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, TMPDIR: temporary },
     })
     let began = Number.NaN
     let stderr = ''

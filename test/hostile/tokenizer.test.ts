@@ -78,6 +78,43 @@ describe('refused', () => {
     })
   })
 
+  test('parts inside parts without end, in the parts that may hold others', async () => {
+    const nested = (type: string, key: string, depth: number): string =>
+      `${`{"type":"${type}","${key}":[`.repeat(depth)}${']}'.repeat(depth)}`
+    const { normalizer: _n, pre_tokenizer: _p, decoder: _d, post_processor: _o, ...rest } = JSON.parse(valid)
+    for (const [part, key] of [
+      ['normalizer', 'normalizers'],
+      ['pre_tokenizer', 'pretokenizers'],
+      ['decoder', 'decoders'],
+      ['post_processor', 'processors'],
+      ['truncation', 'x'],
+    ] as const) {
+      const path = join(folder, 'nested.json')
+      writeFileSync(path, `${JSON.stringify(rest).slice(0, -1)},"${part}":${nested('Sequence', key, 50_000)}}`)
+      const error = await Tokenizer.load(path).then(
+        () => undefined,
+        (reason) => reason,
+      )
+      // what nobody reads may be anything
+      if (part === 'truncation' && error === undefined) continue
+      expect(error, part).toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining(path) })
+    }
+  })
+
+  test('lone surrogates, wherever a text may be', async () => {
+    const text = valid.trim()
+    for (const changed of [
+      text.replace('"!":', '"\\ud800":'),
+      text.replace('"merges":[', '"merges":["\\ud800 a",'),
+      text.replace('"content":"', '"content":"\\udfff'),
+    ]) {
+      expect(changed).not.toBe(text)
+      const path = join(folder, 'surrogates.json')
+      writeFileSync(path, changed)
+      await expect(Tokenizer.load(path)).rejects.toMatchObject({ code: 'ERR_FORMAT' })
+    }
+  })
+
   test('a file cut anywhere', async () => {
     for (let end = 0; end < valid.length - 1; end += Math.ceil(valid.length / 40)) {
       const path = join(folder, 'cut.json')

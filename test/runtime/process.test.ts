@@ -13,7 +13,7 @@ function node(
   const { status, stdout, stderr } = spawnSync(process.execPath, [...flags, '-e', script], {
     cwd: root,
     encoding: 'utf8',
-    timeout: 20_000,
+    timeout: 60_000,
   })
   return { code: status, out: stdout + stderr, ms: performance.now() - from }
 }
@@ -88,6 +88,40 @@ describe('threads', () => {
       out: '0,1,2,3,4,5,6,7\n',
     })
   })
+
+  test('eight workers train and generate at once, each as it would alone', () => {
+    const body = `
+      const { parentPort } = require('node:worker_threads')
+      const { AdamW, Decoder, scope, tensor, Tokenizer } = require('fuselm')
+      const run = async () => {
+        const tokenizer = await Tokenizer.train({ texts: ['the cat sat on the mat. '.repeat(20)], vocabSize: 280 })
+        const shape = { hiddenSize: 32, numHiddenLayers: 2, numAttentionHeads: 2, intermediateSize: 48 }
+        const decoder = Decoder.create({ ...shape, maxPositionEmbeddings: 64 }, { tokenizer, seed: 5 })
+        const optimizer = new AdamW({ parameters: decoder.model.namedParameters(), learningRate: 1e-2 })
+        for (let step = 0; step < 5; step++) scope(() => {
+          const ids = tensor(tokenizer.encode('the cat sat on the mat. the cat').slice(0, 8), { shape: [1, 8], dtype: 'i32' })
+          decoder.model.loss(ids, ids).backward()
+          optimizer.step()
+        })
+        return (await decoder.generate('the', { temperature: 0, maxNewTokens: 8 }).completion()).tokenIds.join()
+      }
+      run().then((ids) => parentPort.postMessage(ids))
+    `
+    const { code, out } = node(
+      `const { Worker } = require('node:worker_threads')
+      const one = () => new Promise((resolve, reject) => {
+        const w = new Worker(${JSON.stringify(body)}, { eval: true })
+        w.on('message', resolve)
+        w.on('error', reject)
+      })
+      Promise.all(Array.from({ length: 8 }, one)).then((all) => {
+        const same = all[0].length > 8 && all.every((ids) => ids === all[0])
+        console.log(same ? 'alike' : all.join(' '))
+      })`,
+      ['--no-warnings'],
+    )
+    expect({ code, out }).toEqual({ code: 0, out: 'alike\n' })
+  }, 60_000)
 
   test('require and import give the same classes', () => {
     const { out } = node(
