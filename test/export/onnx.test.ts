@@ -101,12 +101,12 @@ const tokens = PADDING.map((padding, row) =>
 )
 
 /** Logits of each row alone, without padding. */
-async function ownLogits(model: CausalLm): Promise<number[][]> {
+async function ownLogits(model: CausalLm, position: number): Promise<number[][]> {
   return Promise.all(
     tokens.map(async (ids) => {
-      const y = noGrad(() =>
-        scope(() => model.forward(tensor(ids, { shape: [1, ids.length], dtype: 'i32' }))),
-      )
+      const row = (values: number[]) => tensor(values, { shape: [1, ids.length], dtype: 'i32' })
+      const places = ids.map((_, i) => position + i)
+      const y = noGrad(() => scope(() => model.forward(row(ids), { positions: row(places) })))
       const values = [...(await y.toArray())]
       y.dispose()
       return values
@@ -115,7 +115,14 @@ async function ownLogits(model: CausalLm): Promise<number[][]> {
 }
 
 /** Logits of the real tokens, by row, of padded rows that were fed in pieces. */
-async function ortLogits(path: string, half: boolean, level: 'basic' | 'all' = 'all'): Promise<number[][]> {
+async function ortLogits(
+  path: string,
+  {
+    half = false,
+    level = 'all',
+    position = 0,
+  }: { half?: boolean; level?: 'basic' | 'all'; position?: number },
+): Promise<number[][]> {
   const ort = runtime()
   const session = await ort.InferenceSession.create(path, { graphOptimizationLevel: level })
   const rows = tokens.map((ids, r) => [...new Array<number>(PADDING[r] ?? 0).fill(0), ...ids])
@@ -141,7 +148,9 @@ async function ortLogits(path: string, half: boolean, level: 'basic' | 'all' = '
       input_ids: i64(rows.map((row) => row.slice(begin, end))),
       attention_mask: i64(mask),
       position_ids: i64(
-        rows.map((_, r) => Array.from({ length }, (_, i) => Math.max(0, begin + i - (PADDING[r] ?? 0)))),
+        PADDING.map((padding) =>
+          Array.from({ length }, (_, i) => position + Math.max(0, begin + i - padding)),
+        ),
       ),
       ...Object.fromEntries(past),
     }
@@ -169,6 +178,8 @@ interface Case {
   readonly model: () => CausalLm
   readonly options?: ExportOnnxOptions
   readonly file?: string
+  /** Of each row's first token. */
+  readonly position?: number
   /** Relative to the norm of all logits. */
   readonly limit?: number
 }
@@ -209,6 +220,19 @@ const cases: Record<string, Case> = {
       },
     }),
   },
+  // a phase of 2^18 in float32 is off by a hundredth of a radian
+  'far positions': { model: llama({ maxPositionEmbeddings: 2 ** 19 }), position: 2 ** 18 },
+  'rotary scaling longrope, long': {
+    model: llama({
+      ropeScaling: {
+        ropeType: 'longrope',
+        shortFactor: [1, 1.5, 2, 3],
+        longFactor: LONG,
+        originalMaxPositionEmbeddings: 8,
+      },
+    }),
+    position: 8,
+  },
   gpt2: { model: gpt2() },
   'gpt2, untied, quick gelu, scores by layer': {
     model: gpt2({
@@ -241,20 +265,24 @@ describe('onnxruntime gives the logits of the model', () => {
 
   test.runIf(installed).each(Object.entries(cases))(
     '%s',
-    async (_, { model: make, options, file = 'model.onnx', limit = 2e-6 }) => {
+    async (_, { model: make, options, file = 'model.onnx', position = 0, limit = 2e-6 }) => {
       const folder = await mkdtemp(join(out, 'case-'))
       using model = make()
       await exportOnnx(shell.withModel(model), folder, options)
-      const expected = await ownLogits(model)
+      const expected = await ownLogits(model, position)
       const path = join(folder, 'onnx', file)
       // beyond `basic` onnxruntime quantises the activations of int8 products, too
       const int8 = file === 'model_int8.onnx'
-      const found = await ortLogits(path, options?.dtype === 'f16', int8 ? 'basic' : 'all')
+      const found = await ortLogits(path, {
+        half: options?.dtype === 'f16',
+        level: int8 ? 'basic' : 'all',
+        position,
+      })
       const error = (rows: number[][]): number =>
         Math.max(...expected.map((row, r) => relativeL2(rows[r] ?? [], row)))
       expect(found.map((row) => row.length)).toEqual(expected.map((row) => row.length))
       expect(error(found)).toBeLessThan(limit)
-      if (int8) expect(error(await ortLogits(path, false))).toBeLessThan(0.05)
+      if (int8) expect(error(await ortLogits(path, {}))).toBeLessThan(0.05)
       // in the numbers people compare: 1e-4 of a logit
       const largest = Math.max(
         ...expected.flatMap((row, r) => row.map((v, i) => Math.abs(v - (found[r]?.[i] ?? Number.NaN)))),
