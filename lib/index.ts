@@ -125,6 +125,7 @@ export {
 } from './tokenizer/tokenizer.ts'
 export type {
   CheckpointEvent,
+  DoneEvent,
   EvalEvent,
   SampleEvent,
   StepEvent,

@@ -1,8 +1,7 @@
 // An adapter as PEFT has it on disk: adapter_config.json and adapter_model.safetensors.
 
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeAtomic } from '../io/atomic.ts'
+import { makeFolder, writeAtomic } from '../io/atomic.ts'
 import { loadTensors, saveTensors } from '../io/tensors.ts'
 import type { CausalLm } from '../models/causal-lm.ts'
 import { familyOf } from '../models/family.ts'
@@ -27,7 +26,7 @@ export interface AdapterContents {
 /** Writes a folder that PEFT reads. */
 export async function writeAdapter(folder: string, contents: AdapterContents): Promise<void> {
   const { model, config, terms, base, tensors } = contents
-  await mkdir(folder, { recursive: true })
+  await makeFolder(folder)
   const named = [...tensors].map(([name, tensor]) => [`${PREFIX}${name}`, tensor] as const)
   await saveTensors(join(folder, WEIGHTS), named, { metadata: { format: 'pt' } })
   const text = writePeftConfig(config, {

@@ -65,6 +65,17 @@ async function main(argv: readonly string[]): Promise<number> {
   return command.run(readArguments(command, rest))
 }
 
+/** What could not be written because its reader is gone, or its disk full, must not end a run. */
+let lost: NodeJS.ErrnoException | null = null
+for (const stream of [process.stdout, process.stderr]) {
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') lost ??= error
+  })
+}
+process.on('exit', (code) => {
+  if (lost !== null && code === 0) process.exitCode = 1
+})
+
 try {
   process.exitCode = await main(process.argv.slice(2))
 } catch (error) {

@@ -1,9 +1,8 @@
 // A decoder as an ONNX folder: for onnxruntime, and for transformers.js in a browser.
 
-import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Decoder } from '../decoder/decoder.ts'
-import { writeAtomic, writeTogether } from '../io/atomic.ts'
+import { makeFolder, writeAtomic, writeTogether } from '../io/atomic.ts'
 import { configText } from '../models/folder.ts'
 import { Linear } from '../nn/layers.ts'
 import { ConfigError } from '../runtime/errors.ts'
@@ -68,7 +67,7 @@ export async function exportOnnx(
   graph.output('logits', 'f32', shape, logits)
   const files = graph.files(name, { external: externalData })
 
-  await mkdir(join(folder, 'onnx'), { recursive: true })
+  await makeFolder(join(folder, 'onnx'))
   await writeTogether(join(folder, 'onnx'), files)
   await decoder.saveTokens(folder)
   // how transformers.js learns that there is a second file to fetch

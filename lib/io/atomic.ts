@@ -1,7 +1,7 @@
 // Files that appear whole or not at all: temporary siblings, fsync, rename, fsync of the folder.
 
 import { randomBytes } from 'node:crypto'
-import { open, rename, unlink } from 'node:fs/promises'
+import { mkdir, open, rename, stat, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 
 const WRITE_BYTES = 1 << 30 // Linux transfers at most 0x7ffff000 bytes a call
@@ -10,6 +10,25 @@ const WRITE_BYTES = 1 << 30 // Linux transfers at most 0x7ffff000 bytes a call
 export interface NewFile {
   readonly name: string
   readonly body: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>
+}
+
+/**
+ * Makes a folder and those above it. (`mkdir` of Node with `recursive` never comes back where the system
+ * answers that there is no such folder for one that is there, as below /proc.)
+ */
+export async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path)
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException
+    if (code === 'EEXIST' && (await stat(path)).isDirectory()) return
+    const above = dirname(path)
+    if (code !== 'ENOENT' || above === path) throw error
+    await makeFolder(above)
+    await mkdir(path).catch((again: NodeJS.ErrnoException) => {
+      if (again.code !== 'EEXIST') throw again // another may have made it meanwhile
+    })
+  }
 }
 
 /** Makes the names of a folder durable: what was renamed, made or deleted in it. */

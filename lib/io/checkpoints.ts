@@ -7,7 +7,7 @@ import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promis
 import { join } from 'node:path'
 import { ConfigError } from '../runtime/errors.ts'
 import { FileLock } from '../runtime/file-lock.ts'
-import { syncFolder, writeAtomic } from './atomic.ts'
+import { makeFolder, syncFolder, writeAtomic } from './atomic.ts'
 
 const NAME = /^checkpoint-(\d+)$/
 const PARTIAL = /^\.(?:checkpoint-\d+|.+)\.[0-9a-f]{12}\.(?:tmp|old)$/
@@ -45,7 +45,7 @@ export class CheckpointFolder {
    * @throws ConfigError when another process that is alive has it
    */
   static async open(path: string): Promise<CheckpointFolder> {
-    await mkdir(path, { recursive: true })
+    await makeFolder(path)
     const lock = await FileLock.acquire(join(path, LOCK))
     if (typeof lock === 'string') {
       throw new ConfigError(

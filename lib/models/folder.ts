@@ -1,8 +1,8 @@
 // A model as a Hugging Face folder: config.json and its weights, in one file or in shards.
 
-import { mkdir, readdir } from 'node:fs/promises'
+import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writeTogether } from '../io/atomic.ts'
+import { makeFolder, writeTogether } from '../io/atomic.ts'
 import { isWeightsFile, WeightFiles, weightFiles } from '../io/shards.ts'
 import { readJsonObject } from '../io/small-file.ts'
 import type { WeightSource } from '../nn/layers.ts'
@@ -54,7 +54,7 @@ export async function saveModel(
   const versions = tensors.map(({ storage }) => storage.version)
   const dtype = tensors.some((tensor) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
   const config = configText(model, dtype, quantization === null ? {} : { quantization_config: quantization })
-  await mkdir(folder, { recursive: true })
+  await makeFolder(folder)
   const files = [
     ...weightFiles(inputs, maxShardBytes),
     {

@@ -1,7 +1,10 @@
 // The inside of a worker thread that answers requests one after another, in order.
 
+import { setPriority } from 'node:os'
 import { parentPort } from 'node:worker_threads'
 import { FuselmError } from './errors.ts'
+
+const NICE = 5 // as the device's threads
 
 /** What a thread sends back; `id` is that of the request. */
 export type Answer = { readonly id: number } & (
@@ -20,6 +23,8 @@ export function serve<Request>(
     report: (progress: unknown) => void,
   ) => Promise<{ readonly value: unknown; readonly transfer?: readonly ArrayBuffer[] }>,
 ): void {
+  // On Linux this is the calling thread's alone. The event loop comes before what works for it.
+  if (process.platform === 'linux') setPriority(NICE)
   const send = (answer: Answer, transfer: readonly ArrayBuffer[] = []): void => {
     parentPort?.postMessage(answer, [...transfer])
   }

@@ -1,8 +1,8 @@
 // The tokenizer people hold: load, train, encode, decode, save.
 
-import { mkdir, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import { writeAtomic } from '../io/atomic.ts'
+import { makeFolder, writeAtomic } from '../io/atomic.ts'
 import { ifThere, readText } from '../io/small-file.ts'
 import { ConfigError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
@@ -15,11 +15,13 @@ import { JsonValue, parseJson } from './json.ts'
 import { SPLIT_PATTERNS, type SplitPatternName } from './normalize.ts'
 import { bytesOfSpelling, findToken, spelling } from './tables.ts'
 import type { TokenizerSpec } from './tokenizer-json.ts'
-import type { TokenizerRequest } from './worker.ts'
+import type { HandedText, TokenizerRequest } from './worker.ts'
 
 const MAX_SYNC_UNITS = 1 << 16 // what encode takes without blocking the event loop for more than some ms
 const MAX_UNITS = 1 << 25 // of one text
-const BATCH_UNITS = 1 << 20 // of texts handed to the thread at once
+// of texts handed to the thread at once: copying 10 Mi characters takes up to 60 ms, these one or two
+const BATCH_UNITS = 1 << 18
+const BATCH_TEXTS = 1 << 10
 
 export interface TrainTokenizerOptions {
   /** Text files, UTF-8. */
@@ -113,7 +115,8 @@ export class Tokenizer {
       let distinct = 0
       for (const path of files) distinct = await thread.ask({ type: 'countFile', pattern, path }, { signal })
       for await (const batch of batches(texts)) {
-        distinct = await thread.ask({ type: 'count', pattern, texts: batch }, { signal })
+        const texts = await handed(thread, batch, signal)
+        distinct = await thread.ask({ type: 'count', pattern, texts }, { signal })
       }
       if (distinct === 0) throw new ConfigError('Tokenizer.train: expected some text, found none')
       const trained = { vocabSize: total, specialTokens, pattern, minFrequency }
@@ -178,7 +181,7 @@ export class Tokenizer {
   async save(folder: string): Promise<void> {
     const { spec, special, chatTemplate, config } = this.#parts
     const bytes = await this.#thread.ask<Uint8Array>({ type: 'write', spec })
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     await writeAtomic(join(folder, 'tokenizer.json'), (write) => write(bytes))
     const tokens = Object.fromEntries(
       ROLES.map((role) => [`${role}_token`, special[`${role}TokenId`]] as const)
@@ -241,9 +244,12 @@ export class Tokenizer {
     }
     const all: Int32Array[] = []
     for await (const batch of batches(texts)) {
-      all.push(
-        ...(await this.#thread.ask<Int32Array[]>({ type: 'encode', texts: batch, options }, { signal })),
+      const handedTexts = await handed(this.#thread, batch, signal)
+      const ids = await this.#thread.ask<Int32Array[]>(
+        { type: 'encode', texts: handedTexts, options },
+        { signal },
       )
+      all.push(...ids)
     }
     return typeof input === 'string' ? (all[0] ?? new Int32Array(0)) : all
   }
@@ -382,7 +388,31 @@ function checkText(where: string, text: unknown): asserts text is string {
     throw new ValueError(`${where}: text must be a string, received ${typeof text}`)
 }
 
-/** Texts in batches of about a megabyte, so that none holds up the event loop when it is copied. */
+/** Number of the next long text; every thread knows only those it was given. */
+let nextHeld = 0
+
+/** Texts as they go to a thread: long ones in parts, since a message is copied while the event loop waits. */
+async function handed(
+  thread: WorkerThread<TokenizerRequest>,
+  texts: readonly string[],
+  signal: AbortSignal | undefined,
+): Promise<HandedText[]> {
+  const all: HandedText[] = []
+  for (const text of texts) {
+    if (text.length <= BATCH_UNITS) {
+      all.push(text)
+      continue
+    }
+    const held = nextHeld++
+    for (let at = 0; at < text.length; at += BATCH_UNITS) {
+      await thread.ask({ type: 'hold', held, part: text.slice(at, at + BATCH_UNITS) }, { signal })
+    }
+    all.push({ held, length: text.length })
+  }
+  return all
+}
+
+/** Texts in batches of about half a megabyte, so that none holds up the event loop when it is copied. */
 async function* batches(texts: Iterable<string> | AsyncIterable<string>): AsyncGenerator<string[]> {
   let batch: string[] = []
   let units = 0
@@ -390,7 +420,7 @@ async function* batches(texts: Iterable<string> | AsyncIterable<string>): AsyncG
     checkText('Tokenizer', text)
     batch.push(text)
     units += text.length
-    if (units < BATCH_UNITS) continue
+    if (units < BATCH_UNITS && batch.length < BATCH_TEXTS) continue
     yield batch
     batch = []
     units = 0

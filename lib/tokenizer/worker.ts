@@ -8,14 +8,18 @@ import { type EncodeOptions, Encoder } from './encoder.ts'
 import { parseTokenizerJson, type TokenizerSpec, writeTokenizerJson } from './tokenizer-json.ts'
 import { type BpeTrainerOptions, PieceCounter, trainBpe } from './train.ts'
 
+/** A text, or the number that its parts were held under. */
+export type HandedText = string | { readonly held: number; readonly length: number }
+
 export type TokenizerRequest =
   | { readonly type: 'load'; readonly path: string }
   | { readonly type: 'write'; readonly spec: TokenizerSpec }
-  | { readonly type: 'encode'; readonly texts: readonly string[]; readonly options: EncodeOptions }
+  | { readonly type: 'hold'; readonly held: number; readonly part: string }
+  | { readonly type: 'encode'; readonly texts: readonly HandedText[]; readonly options: EncodeOptions }
   | {
       readonly type: 'count'
       readonly pattern: BpeTrainerOptions['pattern']
-      readonly texts: readonly string[]
+      readonly texts: readonly HandedText[]
     }
   | { readonly type: 'countFile'; readonly pattern: BpeTrainerOptions['pattern']; readonly path: string }
   | { readonly type: 'train'; readonly options: BpeTrainerOptions }
@@ -24,6 +28,17 @@ const MAX_FILE_BYTES = 512 * 2 ** 20 // of a tokenizer.json; the largest known h
 
 let encoder: Encoder | undefined
 let counter: PieceCounter | undefined
+const held = new Map<number, string[]>()
+
+function textOfHanded(text: HandedText): string {
+  if (typeof text === 'string') return text
+  const whole = (held.get(text.held) ?? []).join('')
+  held.delete(text.held)
+  if (whole.length !== text.length) {
+    throw new Error('the thread was ended while a text was handed to it; another call was aborted')
+  }
+  return whole
+}
 
 serve<TokenizerRequest>(async (request, report) => {
   switch (request.type) {
@@ -38,15 +53,21 @@ serve<TokenizerRequest>(async (request, report) => {
       const bytes = new TextEncoder().encode(`${text}\n`)
       return { value: bytes, transfer: [bytes.buffer] }
     }
+    case 'hold': {
+      const parts = held.get(request.held)
+      if (parts === undefined) held.set(request.held, [request.part])
+      else parts.push(request.part)
+      return { value: null }
+    }
     case 'encode': {
       encoder ??= new Encoder(workerData as TokenizerSpec)
       const all = encoder
-      const ids = request.texts.map((text) => all.ids(text, request.options))
+      const ids = request.texts.map((text) => all.ids(textOfHanded(text), request.options))
       return { value: ids, transfer: ids.map(({ buffer }) => buffer as ArrayBuffer) }
     }
     case 'count':
       counter ??= new PieceCounter(request.pattern)
-      for (const text of request.texts) counter.add(text)
+      for (const text of request.texts) counter.add(textOfHanded(text))
       return { value: counter.counts.size }
     case 'countFile':
       counter ??= new PieceCounter(request.pattern)

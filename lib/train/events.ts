@@ -1,11 +1,6 @@
 // What a run reports while it goes on.
 
-export type TrainerEvent =
-  | StepEvent
-  | EvalEvent
-  | CheckpointEvent
-  | SampleEvent
-  | { readonly type: 'done'; readonly step: number; readonly reason: 'steps' | 'earlyStopping' | 'stopped' }
+export type TrainerEvent = StepEvent | EvalEvent | CheckpointEvent | SampleEvent | DoneEvent
 
 export interface StepEvent {
   readonly type: 'step'
@@ -35,6 +30,7 @@ export interface EvalEvent {
   readonly best: boolean
 }
 
+/** A checkpoint is on disk, whole. */
 export interface CheckpointEvent {
   readonly type: 'checkpoint'
   readonly step: number
@@ -46,6 +42,14 @@ export interface SampleEvent {
   readonly step: number
   readonly prompt: string
   readonly text: string
+}
+
+export interface DoneEvent {
+  readonly type: 'done'
+  readonly step: number
+  readonly reason: 'steps' | 'earlyStopping' | 'stopped'
+  /** The lowest validation loss and its step, whose checkpoint `keepBest` keeps; null without evaluations. */
+  readonly best: { readonly loss: number; readonly step: number } | null
 }
 
 /**

@@ -1,7 +1,8 @@
 // metrics.jsonl and TensorBoard: what a run says of itself, on disk.
 
-import { type FileHandle, mkdir, open } from 'node:fs/promises'
+import { type FileHandle, open } from 'node:fs/promises'
 import { join } from 'node:path'
+import { makeFolder } from '../io/atomic.ts'
 import { TensorBoardWriter } from '../io/tensorboard.ts'
 import { FormatError } from '../runtime/errors.ts'
 import type { TrainerEvent } from './events.ts'
@@ -44,7 +45,7 @@ export class MetricsLog {
   static async open(folder: string, { length, step }: { length: number; step: number }): Promise<MetricsLog> {
     const path = join(folder, METRICS_FILE)
     const boards = join(folder, TENSORBOARD_FOLDER)
-    await mkdir(boards, { recursive: true })
+    await makeFolder(boards)
     const file = await open(path, length === 0 ? 'w' : 'r+')
     try {
       const { size } = await file.stat()

@@ -180,6 +180,10 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
   const clipNorm = checkNumber(where, 'clipNorm', options.clipNorm ?? 1, { from: 0 })
   const recompute = options.recompute ?? false
   if (typeof recompute !== 'boolean') checkInteger(where, 'recompute', recompute, 1, MANY)
+  const { samplePrompts = [] } = options
+  if (!Array.isArray(samplePrompts) || samplePrompts.some((prompt) => typeof prompt !== 'string')) {
+    throw new ConfigError(`${where}: samplePrompts must be a list of texts`)
+  }
   if (options.earlyStopping != null) {
     checkInteger(where, 'earlyStopping.patience', options.earlyStopping.patience, 1, MANY)
     if (options.validation == null) throw new ConfigError(`${where}: earlyStopping needs a validation set`)
@@ -235,7 +239,7 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     keepLast: integer('keepLast', 2, 1),
     keepBest: options.keepBest ?? false,
     earlyStopping: options.earlyStopping ?? null,
-    samplePrompts: options.samplePrompts ?? [],
+    samplePrompts,
     maxSkipped: integer('maxSkipped', 10, 1),
     resume: options.resume ?? false,
     overwrite: options.overwrite ?? false,

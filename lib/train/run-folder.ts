@@ -1,6 +1,6 @@
 // The folder of a run: which names in it are a run's, who has it, and where the run in it stands.
 
-import { mkdir, readdir, rm } from 'node:fs/promises'
+import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CheckpointFolder, checkpointStep, completeCheckpoints } from '../io/checkpoints.ts'
 import { isWeightsFile } from '../io/shards.ts'
@@ -80,7 +80,6 @@ export async function newestCheckpoint(out: string): Promise<string | null> {
  * @throws ConfigError as {@link checkUse}; when another trainer has it
  */
 export async function openRunFolder(out: string, use: RunFolderUse): Promise<CheckpointFolder> {
-  await mkdir(out, { recursive: true })
   const folder = await CheckpointFolder.open(out)
   try {
     await checkUse(out, use)

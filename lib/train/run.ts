@@ -86,7 +86,7 @@ export class Run {
     const log = await MetricsLog.open(out, { length: metricsLength, step: this.#step })
     try {
       // a run killed between its last checkpoint and its end has its end still before it
-      if (finished) await this.#end(log, 'steps')
+      if (finished) await this.#end(log, this.#step < this.#steps ? 'earlyStopping' : 'steps')
       else await this.#loop(folder, log)
     } finally {
       await log.close()
@@ -199,7 +199,7 @@ export class Run {
       if (this.#stopping && !last) reason = 'stopped'
       const stop = last || reason !== 'steps'
       if (stop || due(saveEvery) || (improved && settings.keepBest)) {
-        await this.#save(folder, log, emit, last || reason === 'earlyStopping')
+        await this.#save(folder, log, last || reason === 'earlyStopping')
       }
       if (stop) break
       this.#lastDone = performance.now()
@@ -210,7 +210,7 @@ export class Run {
 
   async #end(log: MetricsLog, reason: 'steps' | 'earlyStopping' | 'stopped'): Promise<void> {
     if (reason !== 'stopped') await this.#subject.save(this.#settings.out)
-    const done = { type: 'done', step: this.#step, reason } as const
+    const done = { type: 'done', step: this.#step, reason, best: this.#best } as const
     log.write(done)
     this.#emit(done)
   }
@@ -317,17 +317,13 @@ export class Run {
     )
   }
 
-  async #save(
-    folder: CheckpointFolder,
-    log: MetricsLog,
-    emit: (event: TrainerEvent) => void,
-    finished: boolean,
-  ): Promise<void> {
+  async #save(folder: CheckpointFolder, log: MetricsLog, finished: boolean): Promise<void> {
     const step = this.#step
     const { train, batchSize, accumulate, keepLast, keepBest } = this.#settings
     await this.#refuseBadState(folder)
     // its own line comes before the length that the checkpoint remembers
-    emit({ type: 'checkpoint', step, path: folder.folderOf(step) })
+    const event = { type: 'checkpoint', step, path: folder.folderOf(step) } as const
+    log.write(event)
     const metricsLength = await log.flush()
     await folder.save(step, async (path) => {
       await this.#subject.save(path)
@@ -344,6 +340,7 @@ export class Run {
       })
     })
     await this.#subject.publish()
+    this.#emit(event)
     const steps = await folder.steps()
     const kept = new Set(steps.slice(-keepLast))
     if (keepBest && this.#best !== null) kept.add(this.#best.step)

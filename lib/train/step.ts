@@ -7,6 +7,7 @@ import type { DropoutKeys } from '../nn/dropout.ts'
 import type { WeightAdapter } from '../nn/layers.ts'
 import { tensor } from '../ops/create.ts'
 import type { AdamW } from '../optim/adam-w.ts'
+import { ValueError } from '../runtime/errors.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
@@ -68,6 +69,8 @@ export async function enqueueStep(inputs: StepInputs): Promise<{ readonly values
     }
     await queue.ready()
   }
+  // rows whose tokens are all context teach nothing: there is no gradient to step by
+  if (targets === 0) return { values: Promise.resolve({ loss: Number.NaN, gradientNorm: Number.NaN }) }
   const norm = taken(optimizer.step())
   const values = Promise.all([Promise.all(losses), norm]).then(([parts, gradientNorm]) => ({
     loss: parts.reduce((sum, part) => sum + part, 0),
@@ -94,7 +97,10 @@ export interface Evaluation {
   readonly tokens: number
 }
 
-/** The loss of a model over batches; nothing is trained and nothing dropped. */
+/**
+ * The loss of a model over batches; nothing is trained and nothing dropped.
+ * @throws ValueError when they have no target; the signal's reason
+ */
 export async function evaluate(
   model: CausalLm,
   batches: AsyncIterable<Batch>,
@@ -124,6 +130,7 @@ export async function evaluate(
     pending = { value, targets: batch.targets }
   }
   await settle()
+  if (tokens === 0) throw new ValueError('evaluate: there is nothing to judge: no token is a target')
   const loss = sum / tokens
   return { loss, perplexity: Math.exp(loss), tokens }
 }

@@ -16,6 +16,8 @@ export interface TrainSummary {
   readonly loss: number | null
   /** Of the last evaluation. */
   readonly perplexity: number | null
+  /** The lowest validation loss of the run, and its step. */
+  readonly best: { readonly loss: number; readonly step: number } | null
 }
 
 /**
@@ -34,7 +36,20 @@ export class Trainer {
     if (!(target?.model instanceof CausalLm)) {
       throw new ConfigError(`Trainer: expected a model or a Decoder, received ${shown(model)}`)
     }
-    this.#subject = subjectOf(target, this.#settings.adapter)
+    const { adapter, samplePrompts, train, validation } = this.#settings
+    if (samplePrompts.length > 0 && target.sample === undefined) {
+      throw new ConfigError(
+        'Trainer: samplePrompts needs a model with a tokenizer; give the Trainer a Decoder',
+      )
+    }
+    const { maxPositionEmbeddings } = target.model.size
+    const longest = Math.max(train.contextLength, validation?.contextLength ?? 0)
+    if (longest > maxPositionEmbeddings) {
+      throw new ConfigError(
+        `Trainer: rows of ${longest} tokens do not fit the model, whose maxPositionEmbeddings is ${maxPositionEmbeddings}`,
+      )
+    }
+    this.#subject = subjectOf(target, adapter)
   }
 
   /**
@@ -63,30 +78,32 @@ export class Trainer {
     const end = release
     const stop = (): void => run.stop()
     signal?.addEventListener('abort', stop, { once: true })
-    const finished = run
-      .run()
-      .finally(end)
-      .then(
-        () => queue.end(signal?.aborted ? signal.reason : undefined),
-        (error) => queue.end(error),
-      )
+    const finished = run.run().finally(end)
+    finished.then(
+      () => queue.end(signal?.aborted ? signal.reason : undefined),
+      (error) => queue.end(error),
+    )
     try {
       for (let event = await queue.next(); event !== null; event = await queue.next()) yield event
     } finally {
       run.stop()
-      await finished
       signal?.removeEventListener('abort', stop)
-      this.#running = false
+      // throws also for whoever left the loop, when what was to be saved then could not be
+      await finished.finally(() => {
+        this.#running = false
+      })
     }
   }
 
   /** Runs to the end. */
   async finish(options: { signal?: AbortSignal } = {}): Promise<TrainSummary> {
-    let summary: TrainSummary = { steps: 0, reason: 'steps', loss: null, perplexity: null }
+    let summary: TrainSummary = { steps: 0, reason: 'steps', loss: null, perplexity: null, best: null }
     for await (const event of this.run(options)) {
       if (event.type === 'step') summary = { ...summary, steps: event.step, loss: event.loss }
       if (event.type === 'eval') summary = { ...summary, perplexity: event.perplexity }
-      if (event.type === 'done') summary = { ...summary, steps: event.step, reason: event.reason }
+      if (event.type === 'done') {
+        summary = { ...summary, steps: event.step, reason: event.reason, best: event.best }
+      }
     }
     return summary
   }

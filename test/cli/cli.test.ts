@@ -168,6 +168,56 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   ])
 }, 120_000)
 
+describe('a system that refuses', () => {
+  const train = (out: string) => [
+    'train',
+    '--data',
+    'data',
+    '--out',
+    out,
+    ...SMALL,
+    '--steps',
+    '4',
+    '--save-every',
+    '2',
+  ]
+  const shell = (script: string, ...args: string[]) =>
+    spawnSync('bash', ['-c', script, process.execPath, MAIN, ...args], { encoding: 'utf8', cwd: folder })
+
+  test('files may not grow past 40 KB (RLIMIT_FSIZE): status 1, no checkpoint, no parts; then it goes on', () => {
+    const limited = shell('ulimit -f 40; "$0" "$@"', ...train('limited'))
+    expect(limited.status).toBe(1)
+    expect(limited.stderr).toMatch(/EFBIG/)
+    const left = readdirSync(join(folder, 'limited'))
+    expect(left.filter((name) => name.startsWith('.') || name.startsWith('checkpoint'))).toEqual([])
+    expect(fuselm(...train('limited'), '--resume').status).toBe(0)
+    expect(fuselm(...train('unlimited')).status).toBe(0)
+    const weights = (out: string): Buffer => readFileSync(join(folder, out, 'model.safetensors'))
+    expect(weights('limited').equals(weights('unlimited'))).toBe(true)
+  }, 60_000)
+
+  test('output to a full disk is lost, said by the status, and the run is done', () => {
+    const full = shell('"$0" "$@" > /dev/full', ...train('full'))
+    expect(full.status).toBe(1)
+    expect(readdirSync(join(folder, 'full'))).toContain('model.safetensors')
+  }, 60_000)
+
+  test('a reader that has gone does not end the run', () => {
+    const gone = shell('"$0" "$@" | head -c 1 > /dev/null; exit "${PIPESTATUS[0]}"', ...train('gone'))
+    expect(gone.status).toBe(0)
+    expect(readdirSync(join(folder, 'gone'))).toContain('model.safetensors')
+  }, 60_000)
+
+  test('folders that cannot be: a file, a device, a place where nothing can be made', () => {
+    writeFileSync(join(folder, 'file'), '')
+    for (const out of ['file', '/dev/full', '/proc/none/run']) {
+      const refused = fuselm(...train(out))
+      expect(refused.status).toBe(1)
+      expect(refused.err).toMatch(/E(?:NOTDIR|EXIST|NOENT|ACCES)/)
+    }
+  }, 60_000)
+})
+
 describe('a folder and what may go into it', () => {
   const train = (out: string, ...more: string[]) =>
     fuselm('train', '--data', 'data', '--out', out, ...SMALL, '--steps', '2', ...more)

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { saveTensors, tensor } from 'fuselm'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import { writeAtomic } from '../../lib/io/atomic.ts'
+import { makeFolder, writeAtomic } from '../../lib/io/atomic.ts'
 import { CheckpointFolder, completeCheckpoints } from '../../lib/io/checkpoints.ts'
 import { type Call, type Disk, type Fault, faultyDisk } from './faults.ts'
 
@@ -229,6 +229,17 @@ test('when the power fails: all of a checkpoint is on disk before it has its nam
     changed.add(folderOf(to))
   }
   expect([named, gone]).toEqual([1, 1])
+})
+
+test('folders are made with those above them, or it is said at once why not', async () => {
+  const path = join(root, 'a', 'b', 'c')
+  await Promise.all([makeFolder(path), makeFolder(path), makeFolder(join(path, 'd'))])
+  await makeFolder(path)
+  expect(readdirSync(path)).toEqual(['d'])
+  await expect(makeFolder(join(path, 'd', '..', '..', 'x\0'))).rejects.toThrow(/null bytes/)
+  await expect(makeFolder('/proc/none/run')).rejects.toMatchObject({ code: 'ENOENT' })
+  await expect(makeFolder('/dev/null')).rejects.toMatchObject({ code: 'EEXIST' })
+  await expect(makeFolder('/dev/null/run')).rejects.toMatchObject({ code: 'ENOTDIR' })
 })
 
 describe('one trainer at a time', () => {

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Decoder, TextDataset, Tokenizer, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { completeCheckpoints } from '../../lib/io/checkpoints.ts'
 import { expectNoLeaks } from '../unit/leaks.ts'
 
 let folder: string
@@ -83,7 +84,13 @@ describe('a run', () => {
     using model = decoder()
     const given = options({ samplePrompts: ['line '] })
     const seen = await events(new Trainer(model, given))
-    expect(seen.at(-1)).toEqual({ type: 'done', step: 12, reason: 'steps' })
+    const lowest = seen.flatMap((event) => (event.type === 'eval' && event.best ? [event] : [])).at(-1)
+    expect(seen.at(-1)).toEqual({
+      type: 'done',
+      step: 12,
+      reason: 'steps',
+      best: { loss: lowest?.loss, step: lowest?.step },
+    })
     expect(seen.filter(({ type }) => type === 'eval').map(({ step }) => step)).toEqual([6, 12])
     expect(seen.filter(({ type }) => type === 'checkpoint').map(({ step }) => step)).toEqual([5, 10, 12])
     expect(seen.filter(({ type }) => type === 'sample')).toHaveLength(2)
@@ -329,6 +336,19 @@ test('other data of the same size, another order, another shape are named', asyn
   )
 })
 
+test('when the event of a checkpoint comes, the checkpoint is there', async () => {
+  using model = decoder()
+  const given = options({ keepLast: 9 })
+  let seen = 0
+  for await (const event of new Trainer(model, given).run()) {
+    if (event.type !== 'checkpoint') continue
+    expect(await completeCheckpoints(given.out)).toContain(event.step)
+    expect(event.path).toBe(join(given.out, `checkpoint-${event.step}`))
+    seen++
+  }
+  expect(seen).toBe(3)
+})
+
 describe('refused', () => {
   test('a folder in use', async () => {
     const given = options({ steps: 2 })
@@ -376,12 +396,27 @@ describe('refused', () => {
     [{ validation: null, evalOnStart: true }, /evalOnStart needs a validation set/],
     [{ evalEvery: 1.5 }, /evalEvery must be an integer/],
     [{ learningRate: 3 }, /unknown option 'learningRate'/],
+    [{ train: null }, /train must be a TextDataset, received object/],
+    [{ validation: [1] }, /validation must be a TextDataset/],
+    [{ dropout: '0.1' }, /dropout must be in \[0, 1\)/],
+    [{ clipNorm: Number.NaN }, /clipNorm must be a number >= 0, received NaN/],
+    [{ recompute: 0 }, /recompute must be an integer/],
+    [{ samplePrompts: 'line' }, /samplePrompts must be a list of texts/],
     [{ optimizer: { lr: 3 } }, /unknown option 'lr'/],
   ])('%j', (more, message) => {
     using model = decoder()
     const given = { ...options(), ...more }
     const clean = Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined))
     expect(() => new Trainer(model, clean as never)).toThrow(message)
+  })
+
+  test('what the model cannot do: samples without a tokenizer, rows longer than it is', () => {
+    using model = decoder()
+    expect(() => new Trainer(model.model, options({ samplePrompts: ['line'] }))).toThrow(
+      /needs a model with a tokenizer/,
+    )
+    using short = Decoder.create({ ...SHAPE, maxPositionEmbeddings: 8 }, { tokenizer, seed: 3 })
+    expect(() => new Trainer(short, options())).toThrow(/rows of 16 tokens do not fit .* is 8/)
   })
 
   test('a model with nothing to train', async () => {
