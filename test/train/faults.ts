@@ -61,7 +61,7 @@ export function faultyDisk(folder: string, faultOf: (call: Call, index: number) 
         code: fault.code,
       })
     }
-    if (fault.kill === 'after') await run()
+    if (fault.kill === 'after') await run().catch(() => undefined)
     dead = true
     die()
     return never

@@ -144,7 +144,7 @@ describe('a run', () => {
   })
 
   test('minutes fix the number of steps once, and it is saved', async () => {
-    const minutes = 0.02
+    const minutes = 0.05
     const given = options({ evalOnStart: true, evalEvery: 0.5, saveEvery: 0, minutes })
     const { steps: _, ...timed } = given
     let steps = 0
@@ -396,10 +396,10 @@ describe('refused', () => {
     [{ validation: null, evalOnStart: true }, /evalOnStart needs a validation set/],
     [{ evalEvery: 1.5 }, /evalEvery must be an integer/],
     [{ learningRate: 3 }, /unknown option 'learningRate'/],
-    [{ train: null }, /train must be a TextDataset, received object/],
+    [{ train: null }, /train must be a TextDataset, received null/],
     [{ validation: [1] }, /validation must be a TextDataset/],
-    [{ dropout: '0.1' }, /dropout must be in \[0, 1\)/],
-    [{ clipNorm: Number.NaN }, /clipNorm must be a number >= 0, received NaN/],
+    [{ dropout: '0.1' }, /dropout must be a number from 0 below 1/],
+    [{ clipNorm: Number.NaN }, /clipNorm must be a number from 0, received NaN/],
     [{ recompute: 0 }, /recompute must be an integer/],
     [{ samplePrompts: 'line' }, /samplePrompts must be a list of texts/],
     [{ optimizer: { lr: 3 } }, /unknown option 'lr'/],
