@@ -48,8 +48,15 @@ def check_model(folder: Path) -> None:
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
     with torch.no_grad():
         logits = model.eval()(golden["ids"].long(), use_cache=False).logits.float()
+    raw = load_file(folder / "model.safetensors")
+    quantized = [name for name in raw if name.endswith(".weight_scale")]
+    for name in quantized:
+        values, scales = raw[name.removesuffix("_scale")].double(), raw[name].double()
+        expected = (values.unflatten(1, (scales.shape[1], -1)) * scales[..., None]).flatten(1)
+        assert torch.equal(model.get_parameter(name.removesuffix("_scale")).double(), expected), name
     error = float((logits - golden["logits"]).abs().max())
-    print(f"{folder.name}: {type(model).__name__}, logits within {error:.1e}, tokens equal")
+    print(f"{folder.name}: {type(model).__name__}, logits within {error:.1e}, tokens equal,"
+          f" {len(quantized)} int8 matrices equal")
     assert error < LIMIT, error
 
 
