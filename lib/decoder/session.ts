@@ -25,6 +25,8 @@ export interface SessionOptions {
   readonly adapter?: AdapterChoice | null
 }
 
+const FIRST_CAPACITY = 1024 // tokens; a long context is not reserved before it is used
+
 interface SessionParts extends Pick<GenerationInputs, 'model' | 'tokenizer' | 'eosTokenIds'> {
   readonly capacity: number
   readonly adapter: LoraAdapter | null
@@ -33,7 +35,8 @@ interface SessionParts extends Pick<GenerationInputs, 'model' | 'tokenizer' | 'e
 
 /** Keys and values of a conversation: a turn reads only what is new. */
 export class Session {
-  readonly #cache: KvCache
+  /** Grows with the conversation, to `capacity`. */
+  #cache: KvCache
   readonly #parts: SessionParts
   readonly #model: CausalLm
   /** What the cache holds for certain, whatever became of the last answer. */
@@ -41,11 +44,13 @@ export class Session {
   /** Which copy of the adapter read them. */
   #version: object | null = null
   #busy = false
+  #disposed = false
 
   /** @internal */
   constructor(parts: SessionParts) {
     this.#model = parts.model
-    this.#cache = makeGenerationCache(parts.model, { capacity: parts.capacity })
+    const capacity = Math.min(FIRST_CAPACITY, parts.capacity)
+    this.#cache = makeGenerationCache(parts.model, { capacity })
     this.#parts = parts
   }
 
@@ -66,6 +71,7 @@ export class Session {
   }
 
   dispose(): void {
+    this.#disposed = true
     this.#cache.dispose()
   }
 
@@ -82,7 +88,7 @@ export class Session {
     let lease: Lease | null = null
     try {
       const ids = await this.#parts.encode(prompt)
-      const { capacity } = this.#cache
+      const { capacity } = this.#parts
       if (ids.length >= capacity) {
         throw new ValueError(
           `Session.generate: the conversation must have fewer than ${capacity} tokens, received ${ids.length}`,
@@ -93,6 +99,7 @@ export class Session {
       if (lease !== null && lease.version !== this.#version) this.#tokens = new Int32Array(0)
       this.#version = lease?.version ?? null
       const reading = { standing: this.#reuse(ids) }
+      await this.#makeRoom(Math.min(capacity, ids.length + settings.maxNewTokens))
       const rows = generateRows({
         ...this.#parts,
         adapter: lease?.weights ?? null,
@@ -118,20 +125,38 @@ export class Session {
     }
   }
 
+  /** A larger cache in the place of one that is too small; if there is no memory for it, all stays as it was. */
+  async #makeRoom(tokens: number): Promise<void> {
+    if (tokens <= this.#cache.capacity) return
+    const capacity = Math.min(this.#parts.capacity, Math.max(tokens, 2 * this.#cache.capacity))
+    const larger = makeGenerationCache(this.#model, { capacity })
+    try {
+      onGenerationQueue(this.#model, () => larger.copyFrom(this.#cache))
+      await larger.settled()
+    } catch (error) {
+      larger.dispose()
+      throw error
+    }
+    const smaller = this.#disposed ? larger : this.#cache
+    if (!this.#disposed) this.#cache = larger
+    smaller.dispose()
+  }
+
   /** Cuts the cache to what it shares with the prompt; at least one token is left to read. */
   #reuse(ids: Int32Array): number {
     const most = Math.min(this.#tokens.length, ids.length - 1)
     let shared = 0
     while (shared < most && this.#tokens[shared] === ids[shared]) shared++
-    return onGenerationQueue(this.#model, () => {
+    onGenerationQueue(this.#model, () => {
       try {
         this.#cache.recover(shared)
-        return shared
       } catch (error) {
         if (!(error instanceof ValueError)) throw error
+        shared = 0
         this.#cache.recover(0) // a sliding window has rolled past it
-        return 0
       }
     })
+    this.#tokens = this.#tokens.subarray(0, shared)
+    return shared
   }
 }

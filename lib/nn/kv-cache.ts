@@ -166,6 +166,44 @@ export class KvCache {
   }
 
   /**
+   * Takes over the tokens of another cache of the same model and number of rows, whose capacity may be
+   * smaller.
+   * @throws ValueError for a cache with tokens, or one that cannot hold them in the same slots
+   */
+  copyFrom(other: KvCache): void {
+    this.#checkAlive()
+    other.#checkAlive()
+    const alike = other.#slots === this.#slots || other.#written <= other.#slots
+    if (this.#written > 0 || other.#slots > this.#slots || !alike || other.batch !== this.batch) {
+      throw new ValueError('KvCache.copyFrom: it must be empty, and as large as the other one')
+    }
+    noGrad(() =>
+      scope(() => {
+        for (const [i, { k, v }] of other.#layers.entries()) {
+          const own = this.#layers[i] as { k: Tensor; v: Tensor }
+          copyInto(own.k.slice(1, 0, other.#slots), k)
+          copyInto(own.v.slice(1, 0, other.#slots), v)
+        }
+        copyInto(this.#start, other.#start)
+      }),
+    )
+    this.#written = other.#written
+    for (const [b, length] of other.#lengths.entries()) this.#lengths[b] = length
+  }
+
+  /**
+   * Resolves when what was enqueued on it has run.
+   * @throws (rejects) what made its memory, or something in it, unusable: OutOfMemoryError, ...
+   */
+  async settled(): Promise<void> {
+    this.#checkAlive()
+    const all = [...this.#layers.flatMap(({ k, v }) => [k, v]), this.#start]
+    await Promise.all(
+      all.map(({ storage }) => storage.readQueue.read(storage, 0, Math.min(4, storage.bytes))),
+    )
+  }
+
+  /**
    * Goes back to the first `length` tokens after a command failed or was cancelled: what that made
    * unreadable can be written again. The caller knows that these tokens were read before it.
    * @throws as `truncate`

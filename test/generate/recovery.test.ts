@@ -66,6 +66,48 @@ describe.each([
   })
 })
 
+test.each([
+  ['full attention', () => decoder],
+  ['a sliding window', () => windowed],
+] as const)('a session with %s takes memory as it grows, and keeps what it has read', async (_, of) => {
+  const device = Device.default()
+  const before = device.memory().enqueuedBytes
+  using session = of().session()
+  const small = device.memory().enqueuedBytes - before
+  let ids = prompt(900)
+  for (const more of [0, 300, 500]) {
+    ids = Int32Array.of(...ids, ...prompt(more))
+    const known = session.length
+    const { tokenIds } = await session.generate(ids, greedy).completion()
+    expect(tokenIds).toEqual(await answerOf(ids, of()))
+    expect(session.length).toBeGreaterThanOrEqual(Math.max(known, ids.length))
+    ids = Int32Array.of(...ids, ...tokenIds)
+  }
+  const grown = device.memory().enqueuedBytes - before
+  // 2048 positions where there were 1024; a window has all its slots from the beginning
+  if (of() === decoder) expect(grown / small).toBeCloseTo(2, 1)
+  else expect(grown).toBe(small)
+})
+
+test('a session that finds no memory to grow goes on as it was', async () => {
+  const device = Device.default()
+  using session = decoder.session()
+  const ids = prompt(1010)
+  await session.generate(ids, greedy).completion()
+  const known = session.length
+  const more = Int32Array.of(...ids, ...prompt(200))
+  for (const nth of [1, 3, 6]) {
+    device.failAllocation(nth)
+    await expect(session.generate(more, greedy).completion()).rejects.toMatchObject({
+      code: 'ERR_OUT_OF_MEMORY',
+    })
+    device.failAllocation(0)
+    expect(session.length).toBeGreaterThanOrEqual(Math.min(known, ids.length))
+    await device.sync().catch(() => undefined)
+  }
+  expect((await session.generate(more, greedy).completion()).tokenIds).toEqual(await answerOf(more))
+})
+
 test('an abort while a long prompt is read throws its reason; the pieces that were read stand', async () => {
   using session = decoder.session()
   const ids = prompt(2000)
