@@ -275,7 +275,7 @@ struct DescriptorModel {
                       column % 64 * 2);
   }
 };
-template <int kN, bool kRegisters>
+template <int kN, bool kRegisters, bool kADown = false, bool kBDown = false>
 void WgmmaModel(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t a_at, uint64_t b_at, int add) {
   const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
   const int warp = static_cast<int>(threadIdx.x / 32 % 4);
@@ -286,6 +286,7 @@ void WgmmaModel(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t a_at, uint6
     for (int k = 0; k < 16; ++k) {
       const uint32_t word = all[(g * 4 + k % 8 / 2) * 4 + k / 8 * 2 + half];
       rows[half][k] = kRegisters ? (k % 2 ? HighToFloat(word) : LowToFloat(word))
+                      : kADown   ? am.Down(k, warp * 16 + g + 8 * half)
                                  : am.Along(warp * 16 + g + 8 * half, k);
     }
   }
@@ -293,7 +294,7 @@ void WgmmaModel(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t a_at, uint6
     const int column = i / 4 * 8 + 2 * t + i % 2, half = i % 4 / 2;
     float sum = add ? d[i] : 0.0f;
     for (int k = 0; k < 16; ++k) {
-      sum += rows[half][k] * (kRegisters ? bm.Down(k, column) : bm.Along(column, k));
+      sum += rows[half][k] * (kRegisters || kBDown ? bm.Down(k, column) : bm.Along(column, k));
     }
     d[i] = sum;
   }
@@ -321,6 +322,8 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[32], uint64_t a, uint64_t b, 
   WgmmaModel<64, false>(d, {}, a, b, add);
 #endif
 }
+// Operands may also run down rows.
+template <bool kADown = false, bool kBDown = false>
 __device__ __forceinline__ void WgmmaSs(float (&d)[64], uint64_t a, uint64_t b, int add) {
 #ifdef FUSELM_HOPPER
   asm volatile(
@@ -330,7 +333,7 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[64], uint64_t a, uint64_t b, 
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "%64, %65, p, 1, 1, 0, 0;\n}\n"
+      "%64, %65, p, 1, 1, %67, %68;\n}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
         "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
         "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
@@ -341,9 +344,9 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[64], uint64_t a, uint64_t b, 
         "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]),
         "+f"(d[63])
-      : "l"(a), "l"(b), "r"(add));
+      : "l"(a), "l"(b), "r"(add), "n"(kADown ? 1 : 0), "n"(kBDown ? 1 : 0));
 #elif !defined(__CUDACC__)
-  WgmmaModel<128, false>(d, {}, a, b, add);
+  WgmmaModel<128, false, kADown, kBDown>(d, {}, a, b, add);
 #endif
 }
 __device__ __forceinline__ void WgmmaRs(float (&d)[32], const uint32_t (&a)[4], uint64_t b,

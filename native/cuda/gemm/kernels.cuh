@@ -46,6 +46,9 @@ struct BatchOffsets {
 // Operands of one alignment: data and every row 16-byte aligned.
 void TensorCoreGemm(const Arguments& in, const char* what, const KernelArgs& args, bool a_down,
                     bool b_down, int64_t slices);
+// The same on sm_90a. False when it does not take the shape.
+bool HopperGemm(const Arguments& in, const char* what, const KernelArgs& args, bool a_down,
+                bool b_down, int64_t slices);
 // Operands of any alignment.
 void SimtGemm(const Arguments& in, const char* what, const KernelArgs& args, bool a_down,
               bool b_down, int64_t slices);

@@ -128,7 +128,7 @@ void Run(const Arguments& in, const char* what, const KernelArgs& args, bool a_d
 
 void TensorCoreGemm(const Arguments& in, const char* what, const KernelArgs& args, bool a_down,
                     bool b_down, int64_t slices) {
-  // by the shape alone, not by the card
+  if (HopperGemm(in, what, args, a_down, b_down, slices)) return;
   constexpr int64_t kEnoughTiles = 120;
   const int64_t tiles = CeilDiv(args.out.m, LargeTile::kM) * CeilDiv(args.out.n, LargeTile::kN);
   if (tiles * slices >= kEnoughTiles)
