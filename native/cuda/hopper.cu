@@ -2,6 +2,9 @@
 // without a driver.
 #include "native/cuda/hopper.cuh"
 
+#include <cstdlib>
+#include <string_view>
+
 namespace fuselm::cuda {
 
 #ifdef __CUDACC__
@@ -27,6 +30,14 @@ EncodeFn Encode() {
 
 }  // namespace
 #endif
+
+bool WgmmaWanted(const Arguments& in) {
+  static const bool wanted = [] {
+    const char* value = std::getenv("FUSELM_CUDA_WGMMA");
+    return value != nullptr && std::string_view(value) == "1";
+  }();
+  return wanted && in.device.major == 9 && in.device.shared_limit >= kHopperBytes;
+}
 
 TensorMap MakeTensorMap(const void* data, int64_t columns, int64_t rows, int64_t heads, int64_t B,
                         const int64_t (&stride)[3], int box) {

@@ -21,6 +21,12 @@
 
 namespace fuselm::cuda {
 
+// Whether kernels of sm_90a are to be used: there, with the shared memory they want, when
+// FUSELM_CUDA_WGMMA is 1. Until they have run on a GPU, and not in the emulator's model alone,
+// those of sm_80 serve.
+inline constexpr int64_t kHopperBytes = 200 << 10;
+bool WgmmaWanted(const Arguments& in);
+
 inline constexpr int kPanelColumns = 64;  // bf16, 128 bytes
 inline constexpr int kWarpgroup = 128;
 

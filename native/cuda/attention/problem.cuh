@@ -3,11 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
-#include <string_view>
 
 #include "native/cuda/device.cuh"
+#include "native/cuda/hopper.cuh"
 #include "native/cuda/kernel.cuh"
 #include "native/cuda/rows.cuh"
 
@@ -129,17 +128,9 @@ struct Problem {
   }
 };
 
-// Whether warpgroup products are to be used: on sm_90 with the shared memory they want, when
-// FUSELM_CUDA_WGMMA is 1. Until they have run on a GPU, and not in the emulator's model alone, the
-// mma.sync kernels serve.
-inline constexpr int64_t kHopperBytes = 200 << 10;
+// Whether warpgroup products are to be used.
 inline bool OnHopper(const Arguments& in, const Problem& p) {
-  static const bool wanted = [] {
-    const char* value = std::getenv("FUSELM_CUDA_WGMMA");
-    return value != nullptr && std::string_view(value) == "1";
-  }();
-  return wanted && in.device.major == 9 && in.device.shared_limit >= kHopperBytes && p.aligned &&
-         p.D <= 128 && p.start.data == nullptr;
+  return WgmmaWanted(in) && p.aligned && p.D <= 128 && p.start.data == nullptr;
 }
 // Whether tensor copies can read x: no axis repeats.
 inline bool Copyable(const Heads& x, int64_t rows, int64_t heads, int64_t B) {

@@ -6,7 +6,7 @@
 // setmaxnreg moves registers from the copying warpgroup to the others. Operands may run along K or
 // down it: a descriptor says which, nothing is transposed. What lies outside an operand arrives as
 // zeros. Shared memory: 193 KB or 129 KB. Operands 16-byte aligned, rows a multiple of 8 elements
-// apart; every sum runs along K in order. Target: 80 % of cuBLASLt.
+// apart; every sum runs along K in order. Target: 80 % of cuBLASLt. Runs when FUSELM_CUDA_WGMMA=1.
 
 #include <algorithm>
 
@@ -19,7 +19,6 @@ namespace {
 constexpr int kGroups = 2;  // that multiply
 constexpr int kRows = 64 * kGroups, kDepth = 64, kStages = 4;
 constexpr int kThreads = kWarpgroup * (kGroups + 1);
-constexpr int kHalf = 128;  // columns of one product
 constexpr int64_t kFewestTiles = 64, kEnoughTiles = 100;
 
 struct HopperArgs {
@@ -39,6 +38,7 @@ struct Layout {
   static constexpr int64_t kBytes = kBarriers + 2 * kStages * sizeof(Barrier) + 1024;  // to align
 };
 
+#if defined(FUSELM_HOPPER) || !defined(__CUDACC__)
 // Where tile `i` of the grid's walk is, and its K.
 struct Item {
   TilePlace place;
@@ -54,6 +54,7 @@ struct Item {
     return args.split > 0 ? min(k, args.split * (z + 1)) : k;
   }
 };
+#endif
 
 // A tile of one operand: `rows` of it from `first` on and kDepth of K from k on.
 template <int kSpan, bool kDown>
@@ -72,7 +73,7 @@ template <int kColumns, bool kADown, bool kBDown>
 __global__ void __launch_bounds__(kThreads, 1) Product(const __grid_constant__ HopperArgs args) {
 #if defined(FUSELM_HOPPER) || !defined(__CUDACC__)
   using L = Layout<kColumns>;
-  constexpr int kHalves = kColumns / kHalf;
+  constexpr int kHalf = 128, kHalves = kColumns / kHalf;  // columns of one product
   FUSELM_DYNAMIC_SHARED(unsigned char, dynamic);
   unsigned char* const shared = dynamic + ((1024 - (SharedAddress(dynamic) & 1023)) & 1023);
   Barrier* const full = reinterpret_cast<Barrier*>(shared + L::kBarriers);
@@ -172,6 +173,8 @@ __global__ void __launch_bounds__(kThreads, 1) Product(const __grid_constant__ H
 #endif
 }
 
+static_assert(Layout<256>::kBytes <= kHopperBytes);
+
 template <int kColumns>
 void Run(const Arguments& in, const char* what, HopperArgs& args, bool a_down, bool b_down,
          int64_t slices) {
@@ -208,8 +211,8 @@ bool HopperGemm(const Arguments& in, const char* what, const KernelArgs& from, b
   const int64_t small = tiles_m * CeilDiv(from.out.n, 128) * slices;
   const int64_t large = tiles_m * CeilDiv(from.out.n, 256) * slices;
   constexpr int64_t kMostTiles = int64_t{1} << 30;
-  if (in.device.major != 9 || in.device.shared_limit < Layout<256>::kBytes || from.batch.rank > 1 ||
-      from.batch_from > 0 || small < kFewestTiles || small > kMostTiles)
+  if (!WgmmaWanted(in) || from.batch.rank > 1 || from.batch_from > 0 || small < kFewestTiles ||
+      small > kMostTiles)
     return false;
   for (int i = 0; i < from.count; ++i)
     if (from.segments[i].k == 0) return false;
