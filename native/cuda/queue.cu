@@ -14,17 +14,20 @@
 
 namespace {
 
-constexpr int64_t kChunkBytes = int64_t{4} << 20;
-constexpr int kChunks = 2;
+// Up: so many that the small uploads of several training steps are under way at once; a chunk is
+// free when the device has reached its copy, and waiting for that holds up every queue.
+constexpr int64_t kUpBytes = int64_t{1} << 20;
+constexpr int kUpChunks = 16;
+constexpr int64_t kDownBytes = int64_t{4} << 20;
 
 }  // namespace
 
 struct FuselmPluginQueue {
   int ordinal = 0;
   cudaStream_t stream = nullptr;
-  // Host to device. free[i] is recorded when the engine has drained up[i].
-  std::byte* up[kChunks] = {};
-  cudaEvent_t free[kChunks] = {};
+  // Host to device, in chunks. free[i] is recorded when the engine has drained chunk i.
+  std::byte* up = nullptr;
+  cudaEvent_t free[kUpChunks] = {};
   int next = 0;
   std::byte* down = nullptr;  // device to host: used in stream order only
 };
@@ -48,17 +51,17 @@ void CUDART_CB MoveChunk(void* data) {
   std::memcpy(chunk->to, chunk->from, chunk->bytes);
 }
 
-std::byte* Pinned() {
+std::byte* Pinned(int64_t bytes) {
   void* memory = nullptr;
-  Check(cudaHostAlloc(&memory, kChunkBytes, cudaHostAllocDefault), "pinned staging");
+  Check(cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocDefault), "pinned staging");
   return static_cast<std::byte*>(memory);
 }
 
 void Release(FuselmPluginQueue* q) {
-  for (int i = 0; i < kChunks; ++i) {
-    if (q->free[i] != nullptr) cudaEventDestroy(q->free[i]);
-    if (q->up[i] != nullptr) cudaFreeHost(q->up[i]);
+  for (cudaEvent_t event : q->free) {
+    if (event != nullptr) cudaEventDestroy(event);
   }
+  if (q->up != nullptr) cudaFreeHost(q->up);
   if (q->down != nullptr) cudaFreeHost(q->down);
   if (q->stream != nullptr) cudaStreamDestroy(q->stream);
   delete q;
@@ -75,13 +78,12 @@ int QueueCreate(int32_t device, int32_t priority, FuselmPluginQueue** out) {
     Check(cudaDeviceGetStreamPriorityRange(&lowest, &highest), "stream priorities");
     const int wanted = std::clamp(lowest - priority, highest, lowest);
     Check(cudaStreamCreateWithPriority(&queue->stream, cudaStreamNonBlocking, wanted), "stream");
-    for (int i = 0; i < kChunks; ++i) {
-      queue->up[i] = Pinned();
-      Check(
-          cudaEventCreateWithFlags(&queue->free[i], cudaEventDisableTiming | cudaEventBlockingSync),
-          "event");
+    for (cudaEvent_t& event : queue->free) {
+      Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+            "event");
     }
-    queue->down = Pinned();
+    queue->up = Pinned(kUpBytes * kUpChunks);
+    queue->down = Pinned(kDownBytes);
     *out = queue.release();
   });
 }
@@ -98,14 +100,15 @@ int QueueDestroy(FuselmPluginQueue* queue) {
 int CopyToDevice(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes) {
   return Guard([&] {
     UseQueue(queue);
-    for (int64_t done = 0; done < bytes; done += kChunkBytes) {
-      const auto count = static_cast<size_t>(std::min(kChunkBytes, bytes - done));
+    for (int64_t done = 0; done < bytes; done += kUpBytes) {
+      const auto count = static_cast<size_t>(std::min(kUpBytes, bytes - done));
       const int chunk = queue->next;
-      queue->next = (chunk + 1) % kChunks;
+      queue->next = (chunk + 1) % kUpChunks;
+      std::byte* staging = queue->up + chunk * kUpBytes;
       // An event never recorded counts as done.
       Check(cudaEventSynchronize(queue->free[chunk]), "copy to device");
-      std::memcpy(queue->up[chunk], static_cast<const std::byte*>(from) + done, count);
-      Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, queue->up[chunk], count,
+      std::memcpy(staging, static_cast<const std::byte*>(from) + done, count);
+      Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, staging, count,
                             cudaMemcpyHostToDevice, queue->stream),
             "copy to device");
       Check(cudaEventRecord(queue->free[chunk], queue->stream), "copy to device");
@@ -116,8 +119,8 @@ int CopyToDevice(FuselmPluginQueue* queue, void* to, const void* from, int64_t b
 int CopyToHost(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes) {
   return Guard([&] {
     UseQueue(queue);
-    for (int64_t done = 0; done < bytes; done += kChunkBytes) {
-      const auto count = static_cast<size_t>(std::min(kChunkBytes, bytes - done));
+    for (int64_t done = 0; done < bytes; done += kDownBytes) {
+      const auto count = static_cast<size_t>(std::min(kDownBytes, bytes - done));
       auto chunk = std::make_unique<ChunkToHost>(
           ChunkToHost{static_cast<std::byte*>(to) + done, queue->down, count});
       Check(cudaMemcpyAsync(queue->down, static_cast<const std::byte*>(from) + done, count,
