@@ -110,7 +110,14 @@ export class Decoder {
     if (!(tokenizer instanceof Tokenizer)) {
       throw new ConfigError(`Decoder.create: tokenizer must be a Tokenizer, received ${shown(tokenizer)}`)
     }
-    checkOptions('Decoder.create', options, ['tokenizer', 'dtype', 'seed', 'device'])
+    checkOptions('Decoder.create', options, [
+      'tokenizer',
+      'dtype',
+      'seed',
+      'device',
+      'zeroResiduals',
+      'embeddingStd',
+    ])
     const { architecture = 'llama', ...config } = shape
     const { vocabSize = tokenizer.vocabSize } = config
     if (typeof vocabSize === 'number' && vocabSize < tokenizer.vocabSize) {

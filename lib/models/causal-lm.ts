@@ -58,6 +58,14 @@ export interface ModelOptions {
   readonly seed?: number
   /** Where the weights live and the model runs. Default: {@link Device.default}. */
   readonly device?: Device | DeviceName
+  /**
+   * What layers add to the residual stream begins at zero: a new model is at first its embedding and head
+   * alone, and learns sooner from little text. Default false.
+   * Source: Zhang, Dauphin & Ma 2019 (Fixup), rule 1
+   */
+  readonly zeroResiduals?: boolean
+  /** Standard deviation of new token embeddings. Default: the configuration's `initializerRange`. */
+  readonly embeddingStd?: number
   /** For loaders: Linears have no weights of their own until they are given some. Default false. */
   readonly deferLinears?: boolean
   /** For loaders: a model with more elements than this is refused before it takes memory. Default no limit. */

@@ -41,6 +41,8 @@ const MODEL_OPTIONS: readonly (keyof ModelOptions)[] = [
   'device',
   'deferLinears',
   'mostElements',
+  'zeroResiduals',
+  'embeddingStd',
 ]
 
 const families = new Map<string, ModelFamily>()

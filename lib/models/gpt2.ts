@@ -46,7 +46,7 @@ class Gpt2Attention extends Module {
   constructor(init: Initializer, c: Gpt2Config, layer: number) {
     super()
     this.cAttn = new Linear(init, c.nEmbd, 3 * c.nEmbd, { std: c.initializerRange, bias: true })
-    this.cProj = new Linear(init, c.nEmbd, c.nEmbd, { std: residualStd(c), bias: true })
+    this.cProj = new Linear(init, c.nEmbd, c.nEmbd, { std: init.residualStd(residualStd(c)), bias: true })
     this.#heads = c.nHead
     const byHead = c.scaleAttnWeights ? Math.sqrt(c.nEmbd / c.nHead) : 1
     this.scale = 1 / (byHead * (c.scaleAttnByInverseLayerIdx ? layer + 1 : 1))
@@ -79,7 +79,7 @@ class Gpt2Mlp extends Module {
   constructor(init: Initializer, c: Gpt2Config) {
     super()
     this.cFc = new Linear(init, c.nEmbd, c.nInner, { std: c.initializerRange, bias: true })
-    this.cProj = new Linear(init, c.nInner, c.nEmbd, { std: residualStd(c), bias: true })
+    this.cProj = new Linear(init, c.nInner, c.nEmbd, { std: init.residualStd(residualStd(c)), bias: true })
     this.#approximate = GPT2_ACTIVATIONS[c.activationFunction]
   }
 
@@ -124,7 +124,7 @@ class Gpt2Model extends Module {
 
   constructor(init: Initializer, c: Gpt2Config) {
     super()
-    this.wte = new Embedding(init, c.vocabSize, c.nEmbd, c.initializerRange)
+    this.wte = new Embedding(init, c.vocabSize, c.nEmbd, init.embeddingStd(c.initializerRange))
     this.wpe = new Embedding(init, c.nPositions, c.nEmbd, c.initializerRange)
     this.h = Array.from({ length: c.nLayer }, (_, layer) => new Gpt2Layer(init, c, layer))
     this.lnF = new LayerNorm(init, c.nEmbd, c.layerNormEpsilon)
@@ -157,11 +157,11 @@ export class Gpt2 extends CausalLm {
   /** @throws ConfigError */
   constructor(
     options: Gpt2Options,
-    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears, mostElements }: ModelOptions = {},
+    { dtype = 'f32', seed = 0, device = Device.default(), ...start }: ModelOptions = {},
   ) {
     super()
     const config = completeGpt2Config(options)
-    const init = new Initializer({ device, seed, dtype, deferLinears, mostElements })
+    const init = new Initializer({ device, seed, dtype, ...start })
     this.config = config
     this.transformer = new Gpt2Model(init, config)
     this.lmHead = config.tieWordEmbeddings

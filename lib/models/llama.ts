@@ -50,7 +50,7 @@ class LlamaAttention extends Module {
   constructor(init: Initializer, c: LlamaConfig, rotary: Rotary) {
     super()
     const input = { std: c.initializerRange, bias: c.attentionBias }
-    const output = { std: c.initializerRange, bias: c.attentionOutputBias }
+    const output = { std: init.residualStd(c.initializerRange), bias: c.attentionOutputBias }
     this.qProj = new Linear(init, c.hiddenSize, c.numAttentionHeads * c.headDim, input)
     this.kProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, input)
     this.vProj = new Linear(init, c.hiddenSize, c.numKeyValueHeads * c.headDim, input)
@@ -96,7 +96,8 @@ class LlamaMlp extends Module {
     const options = { std: c.initializerRange, bias: c.mlpBias }
     this.gateProj = new Linear(init, c.hiddenSize, c.intermediateSize, options)
     this.upProj = new Linear(init, c.hiddenSize, c.intermediateSize, options)
-    this.downProj = new Linear(init, c.intermediateSize, c.hiddenSize, options)
+    const output = { ...options, std: init.residualStd(options.std) }
+    this.downProj = new Linear(init, c.intermediateSize, c.hiddenSize, output)
     this.#approximate = LLAMA_ACTIVATIONS[c.hiddenAct]
   }
 
@@ -141,7 +142,7 @@ class LlamaModel extends Module {
     super()
     const rotary = new Rotary({ ...c, rotarySize: rotarySize(c) }, init.device)
     this.#rotary = rotary
-    this.embedTokens = new Embedding(init, c.vocabSize, c.hiddenSize, c.initializerRange)
+    this.embedTokens = new Embedding(init, c.vocabSize, c.hiddenSize, init.embeddingStd(c.initializerRange))
     this.layers = Array.from({ length: c.numHiddenLayers }, () => new LlamaLayer(init, c, rotary))
     this.norm = new RmsNorm(init, c.hiddenSize, c.rmsNormEps)
   }
@@ -167,11 +168,11 @@ export class Llama extends CausalLm {
   /** @throws ConfigError */
   constructor(
     options: LlamaOptions,
-    { dtype = 'f32', seed = 0, device = Device.default(), deferLinears, mostElements }: ModelOptions = {},
+    { dtype = 'f32', seed = 0, device = Device.default(), ...start }: ModelOptions = {},
   ) {
     super()
     const config = completeLlamaConfig(options)
-    const init = new Initializer({ device, seed, dtype, deferLinears, mostElements })
+    const init = new Initializer({ device, seed, dtype, ...start })
     this.config = config
     this.model = new LlamaModel(init, config)
     this.lmHead = config.tieWordEmbeddings

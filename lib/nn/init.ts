@@ -22,6 +22,10 @@ export interface InitOptions {
   readonly deferLinears?: boolean | undefined
   /** Most elements of all parameters that have memory. Default no limit. */
   readonly mostElements?: number | undefined
+  /** The last Linear of each residual branch begins at zero. Default false. */
+  readonly zeroResiduals?: boolean | undefined
+  /** Of token embeddings. Default: what the model says. */
+  readonly embeddingStd?: number | undefined
 }
 
 /** Hands out the initial parameters of one model, in order. */
@@ -31,17 +35,26 @@ export class Initializer {
   readonly #seed: number
   readonly #deferLinears: boolean
   readonly #mostElements: number
+  readonly #zeroResiduals: boolean
+  readonly #embeddingStd: number | undefined
   /** Freed when the model turns out to be too large; its constructor ends then, and nobody else has them. */
   readonly #made: Tensor[] = []
   #elements = 0
   #call = 0
 
-  constructor({ device, seed, dtype, deferLinears = false, mostElements = Infinity }: InitOptions) {
+  constructor(options: InitOptions) {
+    const { device, seed, dtype, deferLinears = false, zeroResiduals = false, embeddingStd } = options
+    const { mostElements = Infinity } = options
+    if (embeddingStd !== undefined && !(embeddingStd > 0 && Number.isFinite(embeddingStd))) {
+      throw new ConfigError(`embeddingStd must be a number above 0, received ${embeddingStd}`)
+    }
     this.device = Device.of(device)
     this.dtype = dtype
     this.#seed = seed
     this.#deferLinears = deferLinears
     this.#mostElements = mostElements
+    this.#zeroResiduals = zeroResiduals
+    this.#embeddingStd = embeddingStd
   }
 
   get vectorDType(): DType {
@@ -62,6 +75,16 @@ export class Initializer {
     if (!this.#deferLinears) return this.normal(shape, std)
     const { dtype, device } = this
     return this.#hand(scope(() => zeros([1, 1], { dtype, device }).expand(shape)))
+  }
+
+  /** Standard deviation of the last Linear of a residual branch, where it would be `std`. */
+  residualStd(std: number): number {
+    return this.#zeroResiduals ? 0 : std
+  }
+
+  /** Standard deviation of the token embedding, where the model says `std`. */
+  embeddingStd(std: number): number {
+    return this.#embeddingStd ?? std
   }
 
   /** A vector of zeros: a bias. */
