@@ -17,7 +17,7 @@ const packageFolder = (name) => dirname(require.resolve(`${name}/package.json`))
 
 const PROGRAM = `
 import * as fuselm from 'fuselm'
-import { Device, cudaStatus, ops, type CudaStatus, type Tensor } from 'fuselm'
+import { Device, Trainer, cudaStatus, ops, type CudaStatus, type Decoder, type Tensor, type TextDataset } from 'fuselm'
 
 export function twice(x: Tensor): Tensor {
   return ops.mul(ops.add(x, x), 0.5).add(x).sum([0], true)
@@ -28,6 +28,9 @@ export async function first(x: Tensor): Promise<number> {
 export const status: CudaStatus = cudaStatus()
 export const open: typeof Device.open = Device.open
 export const everything: object = fuselm
+export function trainer(decoder: Decoder, train: TextDataset): Trainer {
+  return new Trainer(decoder, { train, out: 'run', steps: 1 })
+}
 // @ts-expect-error: the declarations must not fall back to any
 export const wrong: number = cudaStatus().reason
 `
