@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url'
 import { buildAll, buildExamples } from './build.mjs'
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
+const started = performance.now()
 try {
   buildAll()
   buildExamples()
@@ -14,6 +15,10 @@ try {
   console.error(`build: ${error.message}`)
   process.exit(1)
 }
-const args = ['--enable-source-maps', 'build/examples/quickstart.js', ...process.argv.slice(2)]
-const { status } = spawnSync(process.execPath, args, { cwd: root, stdio: 'inherit' })
+const buildSeconds = ((performance.now() - started) / 1000).toFixed(1)
+const example = ['--enable-source-maps', 'build/examples/quickstart.js', '--build-seconds', buildSeconds]
+const { status } = spawnSync(process.execPath, [...example, ...process.argv.slice(2)], {
+  cwd: root,
+  stdio: 'inherit',
+})
 process.exitCode = status ?? 1

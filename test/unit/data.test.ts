@@ -1,9 +1,8 @@
-// Byte tokens, windows, and the trigram that the quickstart's model has to beat.
+// Byte tokens, windows, random sequences.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { ByteTrigram } from '../../examples/byte-trigram.ts'
 import { decodeBytes, randomSource, randomWindows, readByteTokens, windowsAt } from '../../lib/data/bytes.ts'
 
 test('files become bytes with a zero after each', async () => {
@@ -35,30 +34,4 @@ test('random sequences repeat by seed', () => {
   const take = (seed: number) => Array.from({ length: 5 }, randomSource(seed))
   expect(take(1)).toEqual(take(1))
   expect(take(1)).not.toEqual(take(2))
-})
-
-test('the trigram is a distribution in every context, seen or not', async () => {
-  const bytes = new TextEncoder().encode('the theory of the thing '.repeat(50))
-  const model = await ByteTrigram.fit(bytes)
-  for (const [a, b] of [
-    [116, 104],
-    [32, 116],
-    [200, 104],
-    [200, 201],
-  ] as const) {
-    let sum = 0
-    for (let c = 0; c < 256; c++) sum += model.probability(a, b, c)
-    expect(sum).toBeCloseTo(1, 12)
-  }
-  // Witten-Bell by hand: 'th' has two kinds of successors, 'e' and 'i'
-  let th = 0
-  let the = 0
-  for (let i = 2; i < bytes.length; i++) {
-    if (bytes[i - 2] !== 116 || bytes[i - 1] !== 104) continue
-    th++
-    if (bytes[i] === 101) the++
-  }
-  const shorter = model.probability(255, 104, 101)
-  expect(model.probability(116, 104, 101)).toBeCloseTo((the + 2 * shorter) / (th + 2), 12)
-  expect(model.loss(bytes, [10], 50)).toBeLessThan(0.6)
 })
