@@ -1,13 +1,16 @@
 // Tensors from nothing, from values, and filled by a rule.
 
 import { Device } from '../runtime/device.ts'
-import { ShapeError } from '../runtime/errors.ts'
+import { ShapeError, ValueError } from '../runtime/errors.ts'
+import { checkName, shown } from '../runtime/options.ts'
 import { type DType, encodeValues, itemSizes } from '../tensor/dtype.ts'
 import { hooks } from '../tensor/hooks.ts'
 import { checkShape, contiguousStrides, elementCount } from '../tensor/layout.ts'
 import { mode } from '../tensor/mode.ts'
 import { Tensor, tracked } from '../tensor/tensor.ts'
 import { defineOp } from './define.ts'
+
+const DTYPES = Object.keys(itemSizes) as DType[]
 
 export interface CreateOptions {
   /** f32 when not said. */
@@ -37,17 +40,30 @@ export function empty(shape: readonly number[], options: CreateOptions = {}): Te
  * A tensor of given values, copied before this returns: about 0.2 ms per megabyte on the JavaScript
  * thread. Numbers become `dtype` by rounding (bf16) or as typed arrays convert them.
  * @param data row-major
- * @throws ShapeError when the shape does not hold the values
+ * @throws ShapeError when the shape does not hold the values; ValueError for values that are no numbers,
+ *   or whose buffer was transferred
  */
 export function tensor(data: ArrayLike<number> | number, options: TensorOptions = {}): Tensor {
   const values = typeof data === 'number' ? [data] : data
+  if (typeof values !== 'object' || values === null || !Number.isSafeInteger(values.length)) {
+    throw new ValueError(`tensor: data must be a number or a list of numbers, received ${shown(data)}`)
+  }
   const { shape = typeof data === 'number' ? [] : [values.length], dtype = 'f32' } = options
   checkShape('tensor', shape)
   if (elementCount(shape) !== values.length) {
     throw new ShapeError(`tensor: shape [${shape}] does not hold the ${values.length} values given`)
   }
+  checkName('tensor', 'dtype', dtype, DTYPES)
+  let bytes: Uint8Array
+  try {
+    bytes = encodeValues(values, dtype)
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error
+    // a BigInt, a symbol, a detached buffer
+    throw new ValueError(`tensor: data must be numbers: ${error.message}`, { cause: error })
+  }
   const made = empty(shape, options)
-  made.device.activeQueue.write(made.storage, 0, encodeValues(values, dtype))
+  made.device.activeQueue.write(made.storage, 0, bytes)
   return made
 }
 

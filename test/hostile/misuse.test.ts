@@ -225,6 +225,43 @@ describe('arguments of another kind', () => {
   })
 })
 
+describe('memory of others', () => {
+  const detached = <T extends Float32Array | Int32Array>(values: T): T => {
+    structuredClone(values.buffer, { transfer: [values.buffer as ArrayBuffer] })
+    return values
+  }
+
+  test('detached buffers, and values that are no numbers', async () => {
+    for (const call of [
+      () => tensor(detached(new Float32Array(4)), { shape: [4] }),
+      () => tensor(detached(new Float32Array(4))),
+      () => tensor(null as never),
+      () => tensor('abc' as never),
+      () => tensor({ length: 1e300 } as never),
+      () => tensor([1n] as never),
+      () => tensor([1, 2], { shape: [Number.NaN] }),
+      () => tensor([1, 2], { shape: [2 ** 40, 2 ** 40] }),
+      () => tensor([1, 2], { dtype: 'f8' as never }),
+      () => decoder.generate(detached(Int32Array.of(1, 2))).text(),
+    ]) {
+      const error = await errorOf(call)
+      expect(error, String(call)).toBeInstanceOf(FuselmError)
+    }
+  })
+
+  test('a buffer transferred after it was given, and a shared one that changes', async () => {
+    const later = new Float32Array(100_000).fill(3)
+    const shared = new Float32Array(new SharedArrayBuffer(400_000)).fill(2)
+    const [first, second] = [tensor(later), tensor(shared)]
+    detached(later)
+    shared.fill(9)
+    expect((await first.toArray())[99_999]).toBe(3)
+    expect((await second.toArray())[99_999]).toBe(2)
+    first.dispose()
+    second.dispose()
+  })
+})
+
 describe('aborts', () => {
   const long = Array.from({ length: 300 }, (_, i) => `words ${i} and more of them. `.repeat(60))
   const calls: [string, (signal: AbortSignal) => Promise<unknown>][] = [
