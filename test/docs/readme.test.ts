@@ -35,8 +35,10 @@ test('the sample compiles, trains, and prints what it learnt', () => {
   expect(output).toContain("after 'the cat sat on the m' comes 'a'")
 }, 120_000)
 
-test('the sample of the facade runs, made small', () => {
-  const [, sample = ''] = /^```js\n([\s\S]*?)^```$/m.exec(readme) ?? []
+test('the samples of the facade run, made small: the adapter goes on where the model was left', () => {
+  const facade = [...readme.matchAll(/^```js\n([\s\S]*?)^```$/gm)].map((match) => match[1] ?? '')
+  expect(facade).toHaveLength(2)
+  const sample = facade.join('')
   const small: [string, string][] = [
     ['{ files, vocabSize: 4096 }', '{ files, vocabSize: 300 }'],
     ['contextLength: 256', 'contextLength: 32'],
@@ -45,6 +47,8 @@ test('the sample of the facade runs, made small', () => {
     ['steps: 1000', 'steps: 3'],
     ["out: 'runs/first'", "out: 'runs/first', overwrite: true"],
     ['topP: 0.92', 'topP: 0.92, maxNewTokens: 8'],
+    ["out: 'runs/support', epochs: 3", "out: 'runs/support', overwrite: true, steps: 3"],
+    ["adapter: 'support' }", "adapter: 'support', maxNewTokens: 8 }"],
   ]
   let code = `const files = ['../../README.md', '../../docs/architecture.md', '../../docs/log.md']\n${sample}`
   for (const [from, to] of small) {
@@ -57,6 +61,9 @@ test('the sample of the facade runs, made small', () => {
   expect(Object.keys(JSON.parse(readFileSync(join(folder, 'out/model/config.json'), 'utf8')))).toContain(
     'hidden_size',
   )
+  expect(
+    Object.keys(JSON.parse(readFileSync(join(folder, 'out/support/adapter_config.json'), 'utf8'))),
+  ).toContain('lora_alpha')
 }, 60_000)
 
 test('commands and files it names exist', () => {
