@@ -10,7 +10,7 @@ import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import type { DataRow } from './documents.ts'
 import { type Batch, exampleLayout, type Layout, type LayoutOptions, streamLayout } from './rows.ts'
 import { TokenFile } from './token-file.ts'
-import type { BuildProgress, BuildRequest, BuildSettings } from './worker.ts'
+import type { BuildProgress, BuildRequest, BuildSettings, HandedRow } from './worker.ts'
 
 export interface TextDatasetOptions {
   readonly tokenizer: Tokenizer
@@ -238,6 +238,13 @@ async function* batchesOf(
   if (batch.length > 0) yield { rows: batch, from }
 }
 
+/** The text of a row that is nothing else. */
+function wholeText(row: DataRow): string | null {
+  if (typeof row === 'string') return row
+  if (typeof row !== 'object' || row === null || !('text' in row)) return null
+  return typeof row.text === 'string' && Object.keys(row).length === 1 ? row.text : null
+}
+
 function weight(value: unknown): number {
   if (typeof value === 'string') return value.length
   if (ArrayBuffer.isView(value)) return value.byteLength
@@ -292,7 +299,12 @@ async function build(
       )
     } else {
       for await (const batch of batchesOf(source.rows)) {
-        report(await thread.ask<BuildProgress>({ type: 'rows', ...batch }, { signal }))
+        const rows: HandedRow[] = []
+        for (const row of batch.rows) {
+          const text = wholeText(row)
+          rows.push(text === null ? { row } : { text: await thread.hand(text, signal) })
+        }
+        report(await thread.ask<BuildProgress>({ type: 'rows', rows, from: batch.from }, { signal }))
       }
     }
     const total = await thread.ask<BuildProgress>({ type: 'finish' }, { signal })

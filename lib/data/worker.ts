@@ -2,7 +2,7 @@
 
 import { createHash } from 'node:crypto'
 import { workerData } from 'node:worker_threads'
-import { serve } from '../runtime/worker-server.ts'
+import { type HandedText, serve, takeText } from '../runtime/worker-server.ts'
 import { Tokenizer, type TokenizerParts } from '../tokenizer/tokenizer.ts'
 import { type DocumentPart, documentOf, readDocuments } from './documents.ts'
 import { TokenFileWriter } from './token-file.ts'
@@ -17,9 +17,12 @@ export interface BuildSettings {
   readonly dedupe: boolean
 }
 
+/** A row, or the text that is all of it. */
+export type HandedRow = { readonly row: unknown } | { readonly text: HandedText }
+
 export type BuildRequest =
   | { readonly type: 'files'; readonly paths: readonly string[] }
-  | { readonly type: 'rows'; readonly rows: readonly unknown[]; readonly from: number }
+  | { readonly type: 'rows'; readonly rows: readonly HandedRow[]; readonly from: number }
   | { readonly type: 'finish' }
 
 export interface BuildProgress {
@@ -123,7 +126,10 @@ serve<BuildRequest>(async (request, report) => {
       return { value: progress() }
     }
     case 'rows':
-      for (const [i, row] of request.rows.entries()) await add(documentOf(row, `row ${request.from + i}`))
+      for (const [i, handed] of request.rows.entries()) {
+        const row = 'text' in handed ? takeText(handed.text) : handed.row
+        await add(documentOf(row, `row ${request.from + i}`))
+      }
       return { value: progress() }
     case 'finish':
       for (const writer of writers) await (await writer.finish()).close()

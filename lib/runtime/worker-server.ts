@@ -13,6 +13,40 @@ export type Answer = { readonly id: number } & (
   | { readonly type: 'failed'; readonly name: string; readonly code: string; readonly message: string }
 )
 
+/** A text that came in parts, by the number they came under. */
+export interface HeldText {
+  readonly held: number
+  readonly length: number
+}
+
+/** A text, or where its parts are. */
+export type HandedText = string | HeldText
+
+/** What `WorkerThread.hand` sends before the request that names the text. */
+export interface HoldRequest {
+  readonly held: number
+  readonly part: string
+}
+
+const parts = new Map<number, string[]>()
+
+/** The text that a request was given, whole. */
+export function takeText(text: HandedText): string {
+  if (typeof text === 'string') return text
+  const whole = (parts.get(text.held) ?? []).join('')
+  parts.delete(text.held)
+  if (whole.length !== text.length) {
+    throw new Error('the thread was ended while a text was handed to it; another call was aborted')
+  }
+  return whole
+}
+
+function hold({ held, part }: HoldRequest): void {
+  const before = parts.get(held)
+  if (before === undefined) parts.set(held, [part])
+  else before.push(part)
+}
+
 /**
  * Answers every request with what `run` returns; ArrayBuffers of typed arrays in `transfer` move.
  * @param run gets the request and a function that reports progress
@@ -41,7 +75,13 @@ export function serve<Request>(
     }
   }
   let last: Promise<void> = Promise.resolve()
-  parentPort?.on('message', (message: { id: number; request: Request }) => {
-    last = last.then(() => answer(message))
-  })
+  parentPort?.on(
+    'message',
+    (message: { id: number; request: Request } | { id: number; hold: HoldRequest }) => {
+      if ('hold' in message) {
+        hold(message.hold)
+        send({ id: message.id, type: 'done', value: null })
+      } else last = last.then(() => answer(message))
+    },
+  )
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { packageRoot } from './addon.ts'
 import { AbortError, ConfigError, DeviceError, FormatError, ValueError } from './errors.ts'
-import type { Answer } from './worker-server.ts'
+import type { Answer, HandedText, HoldRequest } from './worker-server.ts'
 
 interface Waiting {
   resolve(value: unknown): void
@@ -12,7 +12,13 @@ interface Waiting {
   readonly onProgress: ((progress: never) => void) | undefined
 }
 
+interface AskOptions<Progress> {
+  readonly signal?: AbortSignal | undefined
+  readonly onProgress?: ((progress: Progress) => void) | undefined
+}
+
 const IDLE_MS = 5000
+const PART_UNITS = 1 << 18 // copying 10 Mi characters takes up to 60 ms, these one or two
 const CLASSES = { FormatError, ConfigError, ValueError } as const
 
 /** An error of the worker as the class it had there. */
@@ -31,6 +37,7 @@ export class WorkerThread<Request> {
   readonly #waiting = new Map<number, Waiting>()
   #worker: Worker | undefined
   #nextId = 0
+  #nextHeld = 0
   #idle: NodeJS.Timeout | undefined
 
   /**
@@ -43,13 +50,27 @@ export class WorkerThread<Request> {
     this.#keep = keep
   }
 
+  /**
+   * A text as a request may carry it: a long one goes over in parts, since the event loop waits while a
+   * message is copied.
+   */
+  async hand(text: string, signal?: AbortSignal): Promise<HandedText> {
+    if (text.length <= PART_UNITS) return text
+    const held = this.#nextHeld++
+    for (let at = 0; at < text.length; at += PART_UNITS) {
+      await this.#post({ hold: { held, part: text.slice(at, at + PART_UNITS) } }, { signal })
+    }
+    return { held, length: text.length }
+  }
+
   /** @throws what the work threw, with class and code; the signal's reason when it aborts */
-  ask<T, Progress = never>(
-    request: Request,
-    options: {
-      signal?: AbortSignal | undefined
-      onProgress?: ((progress: Progress) => void) | undefined
-    } = {},
+  ask<T, Progress = never>(request: Request, options: AskOptions<Progress> = {}): Promise<T> {
+    return this.#post<T, Progress>({ request }, options)
+  }
+
+  #post<T, Progress = never>(
+    message: { readonly request: Request } | { readonly hold: HoldRequest },
+    options: AskOptions<Progress>,
   ): Promise<T> {
     const { signal, onProgress } = options
     if (signal?.aborted) return Promise.reject(signal.reason)
@@ -76,7 +97,7 @@ export class WorkerThread<Request> {
       })
       signal?.addEventListener('abort', abort, { once: true })
       try {
-        worker.postMessage({ id, request })
+        worker.postMessage({ id, ...message })
       } catch (error) {
         // something in it cannot be copied to another thread
         this.#waiting.delete(id)

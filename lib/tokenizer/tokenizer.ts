@@ -6,6 +6,7 @@ import { makeFolder, writeAtomic } from '../io/atomic.ts'
 import { ifThere, readText } from '../io/small-file.ts'
 import { ConfigError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
+import type { HandedText } from '../runtime/worker-server.ts'
 import { WorkerThread } from '../runtime/worker-thread.ts'
 import type { AddedToken } from './added.ts'
 import { type ChatMessage, ChatTemplate } from './chat-template.ts'
@@ -15,12 +16,11 @@ import { JsonValue, parseJson } from './json.ts'
 import { SPLIT_PATTERNS, type SplitPatternName } from './normalize.ts'
 import { bytesOfSpelling, findToken, spelling } from './tables.ts'
 import type { TokenizerSpec } from './tokenizer-json.ts'
-import type { HandedText, TokenizerRequest } from './worker.ts'
+import type { TokenizerRequest } from './worker.ts'
 
 const MAX_SYNC_UNITS = 1 << 16 // what encode takes without blocking the event loop for more than some ms
 const MAX_UNITS = 1 << 25 // of one text
-// of texts handed to the thread at once: copying 10 Mi characters takes up to 60 ms, these one or two
-const BATCH_UNITS = 1 << 18
+const BATCH_UNITS = 1 << 18 // of texts handed to the thread at once
 const BATCH_TEXTS = 1 << 10
 
 export interface TrainTokenizerOptions {
@@ -388,27 +388,13 @@ function checkText(where: string, text: unknown): asserts text is string {
     throw new ValueError(`${where}: text must be a string, received ${typeof text}`)
 }
 
-/** Number of the next long text; every thread knows only those it was given. */
-let nextHeld = 0
-
-/** Texts as they go to a thread: long ones in parts, since a message is copied while the event loop waits. */
 async function handed(
   thread: WorkerThread<TokenizerRequest>,
   texts: readonly string[],
   signal: AbortSignal | undefined,
 ): Promise<HandedText[]> {
   const all: HandedText[] = []
-  for (const text of texts) {
-    if (text.length <= BATCH_UNITS) {
-      all.push(text)
-      continue
-    }
-    const held = nextHeld++
-    for (let at = 0; at < text.length; at += BATCH_UNITS) {
-      await thread.ask({ type: 'hold', held, part: text.slice(at, at + BATCH_UNITS) }, { signal })
-    }
-    all.push({ held, length: text.length })
-  }
+  for (const text of texts) all.push(await thread.hand(text, signal))
   return all
 }
 

@@ -3,18 +3,14 @@
 import { workerData } from 'node:worker_threads'
 import { readText } from '../io/small-file.ts'
 import { readTextParts } from '../io/text.ts'
-import { serve } from '../runtime/worker-server.ts'
+import { type HandedText, serve, takeText } from '../runtime/worker-server.ts'
 import { type EncodeOptions, Encoder } from './encoder.ts'
 import { parseTokenizerJson, type TokenizerSpec, writeTokenizerJson } from './tokenizer-json.ts'
 import { type BpeTrainerOptions, PieceCounter, trainBpe } from './train.ts'
 
-/** A text, or the number that its parts were held under. */
-export type HandedText = string | { readonly held: number; readonly length: number }
-
 export type TokenizerRequest =
   | { readonly type: 'load'; readonly path: string }
   | { readonly type: 'write'; readonly spec: TokenizerSpec }
-  | { readonly type: 'hold'; readonly held: number; readonly part: string }
   | { readonly type: 'encode'; readonly texts: readonly HandedText[]; readonly options: EncodeOptions }
   | {
       readonly type: 'count'
@@ -28,17 +24,6 @@ const MAX_FILE_BYTES = 512 * 2 ** 20 // of a tokenizer.json; the largest known h
 
 let encoder: Encoder | undefined
 let counter: PieceCounter | undefined
-const held = new Map<number, string[]>()
-
-function textOfHanded(text: HandedText): string {
-  if (typeof text === 'string') return text
-  const whole = (held.get(text.held) ?? []).join('')
-  held.delete(text.held)
-  if (whole.length !== text.length) {
-    throw new Error('the thread was ended while a text was handed to it; another call was aborted')
-  }
-  return whole
-}
 
 serve<TokenizerRequest>(async (request, report) => {
   switch (request.type) {
@@ -53,21 +38,15 @@ serve<TokenizerRequest>(async (request, report) => {
       const bytes = new TextEncoder().encode(`${text}\n`)
       return { value: bytes, transfer: [bytes.buffer] }
     }
-    case 'hold': {
-      const parts = held.get(request.held)
-      if (parts === undefined) held.set(request.held, [request.part])
-      else parts.push(request.part)
-      return { value: null }
-    }
     case 'encode': {
       encoder ??= new Encoder(workerData as TokenizerSpec)
       const all = encoder
-      const ids = request.texts.map((text) => all.ids(textOfHanded(text), request.options))
+      const ids = request.texts.map((text) => all.ids(takeText(text), request.options))
       return { value: ids, transfer: ids.map(({ buffer }) => buffer as ArrayBuffer) }
     }
     case 'count':
       counter ??= new PieceCounter(request.pattern)
-      for (const text of request.texts) counter.add(textOfHanded(text))
+      for (const text of request.texts) counter.add(takeText(text))
       return { value: counter.counts.size }
     case 'countFile':
       counter ??= new PieceCounter(request.pattern)

@@ -274,3 +274,21 @@ describe('files', () => {
     }
   })
 })
+
+test('a long text goes to the thread in parts, cut anywhere: its tokens are those of the whole', async () => {
+  const text = `a${'😀 abc abd. '.repeat(40_000)}`
+  const ids = tokenizer.encodeHere(text, true)
+  for (const row of [text, { text }]) {
+    const dataset = await TextDataset.from([row, 'abc'], {
+      tokenizer,
+      contextLength: 64,
+      layout: 'stream',
+      seed: null,
+    })
+    expect(dataset.tokens).toBe(ids.length + 4) // those of "abc", and the ends of both
+    // the last token of a row is the first of the next
+    const { ids: found } = await dataset.batch(4000, 1)
+    expect([...found]).toEqual([...ids.subarray(4000 * 63, 4000 * 63 + 64)])
+    await dataset.close()
+  }
+})
