@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(kNormThreads) NormBackwardRows(const NormBackw
   if (args.partial == nullptr) return;  // nobody of the block goes on
   float* const partial = args.partial + blockIdx.x * (kLayer ? 2 : 1) * args.n;
   // The groups of the block join in order.
-  __shared__ float joined[(kLayer ? 2 : 1) * kKept * kThreads * kPack];
+  __shared__ float joined[kGroups > 1 ? (kLayer ? 2 : 1) * kKept * kThreads * kPack : 1];
   for (int turn = 0; turn < kGroups; ++turn) {
     if (group == turn) {
 #pragma unroll
