@@ -1,6 +1,8 @@
 // Stands in for cuBLASLt in tests (FUSELM_CUBLASLT names it): the calls that gemm/cublaslt.cu
 // makes, over host memory, by plain loops. It checks what the library would refuse.
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "native/core/dtype.h"
@@ -130,6 +132,12 @@ int cublasLtMatmul(void*, void* desc, const void* alpha, const void* a, void* a_
                &lc = *static_cast<Layout*>(c_layout), &ld = *static_cast<Layout*>(d_layout);
   if (!Fit(how, la, lb, lc, ld) || bytes != 64) return kInvalid;
   std::memset(workspace, 0xff, bytes);
+  if (const char* trace = std::getenv("FUSELM_CUBLASLT_TRACE")) {
+    if (std::FILE* file = std::fopen(trace, "a")) {
+      std::fprintf(file, "%ld x %ld\n", static_cast<long>(ld.cols), static_cast<long>(ld.rows));
+      std::fclose(file);
+    }
+  }
   const float scale = *static_cast<const float*>(alpha), add = *static_cast<const float*>(beta);
   const int64_t k = how.op_a == lt::kOpN ? la.cols : la.rows;
   const Layout bias{ld.type, ld.rows, 1, ld.rows};
