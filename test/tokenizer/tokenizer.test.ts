@@ -154,7 +154,7 @@ describe('chat templates', () => {
 describe('long texts and misuse', () => {
   test('a long text goes over in parts, cut anywhere: the ids are those of the whole', async () => {
     // characters of two units, so that a part ends between the halves of one
-    const text = `a${'😀 the cat '.repeat(70_000)}`
+    const text = `a${'😀 the cat '.repeat(25_000)}`
     const [whole, again, short] = await Promise.all([
       tokenizer.encodeAsync(text),
       tokenizer.encodeAsync([text, 'the']),
@@ -165,7 +165,7 @@ describe('long texts and misuse', () => {
     expect(short).toEqual(tokenizer.encode('the cat'))
     const many = Array.from({ length: 5000 }, (_, i) => 'the cat '.slice(0, i % 9))
     expect(await tokenizer.encodeAsync(many)).toEqual(many.map((part) => tokenizer.encode(part)))
-  })
+  }, 120_000)
 
   test('encode refuses more than 64 KiB and names encodeAsync', async () => {
     const text = 'the cat '.repeat(10_000)
