@@ -1,7 +1,18 @@
 // Nothing in a training step is copied only to suit a kernel's layout, nor falls back to a reference.
 
 import { expect, test } from 'vitest'
-import { AdamW, Llama, opStats, ops, resetOpStats, scope, tensor } from '../../lib/index.ts'
+import {
+  AdamW,
+  Llama,
+  LoraAdapter,
+  nn,
+  opStats,
+  ops,
+  quantizeLinears,
+  resetOpStats,
+  scope,
+  tensor,
+} from '../../lib/index.ts'
 import { expectNoLeaks } from '../unit/leaks.ts'
 
 expectNoLeaks()
@@ -56,3 +67,43 @@ test.each([
   model.dispose()
   optimizer.dispose()
 })
+
+test.each([
+  { dtype: 'f32', dropout: 0, int8: false },
+  { dtype: 'bf16', dropout: 0.1, int8: false },
+  { dtype: 'bf16', dropout: 0.1, int8: true },
+] as const)(
+  'a step of LoRA inserts none, and makes no gradient of a frozen weight: %o',
+  ({ dtype, ...given }) => {
+    using model = new Llama(
+      {
+        vocabSize: 97,
+        hiddenSize: 64,
+        numHiddenLayers: 2,
+        numAttentionHeads: 4,
+        numKeyValueHeads: 2,
+        intermediateSize: 96,
+      },
+      { dtype, seed: 1 },
+    )
+    if (given.int8) quantizeLinears(model)
+    for (const parameter of model.parameters()) parameter.requiresGrad = false
+    const targets = ['q_proj', 'v_proj', 'down_proj']
+    using adapter = new LoraAdapter(model, { rank: 4, dropout: given.dropout, targets })
+    using optimizer = new AdamW({ parameters: adapter.namedParameters() })
+    const keys = new nn.DropoutKeys()
+    resetOpStats()
+    scope(() => {
+      const values = Int32Array.from({ length: 2 * 33 }, (_, i) => (7 * i) % 97)
+      const ids = tensor(values, { shape: [2, 33], dtype: 'i32' })
+      model.loss(ids, ids, { adapter: adapter.withDropout(keys) }).backward()
+      optimizer.step()
+    })
+    const { reference, copies } = totals()
+    expect({ reference, copies }).toEqual({ reference: 0, copies: 0 })
+    // queries and values with keys between them are one command; of int8 weights the keys are apart
+    expect(opStats().get('lora_linear')?.kernel).toBe(4)
+    expect(opStats().get('linear.dw')?.kernel).toBe(0)
+    expect(opStats().get('embedding.backward')?.kernel).toBe(0)
+  },
+)
