@@ -3,6 +3,7 @@
 // Quantizing: row.cuh's lanes share a group; it is read twice, the second time from cache, and
 // written byte by byte (a warp writes 32 in a row). Back: a thread 4 neighbours, or one where rows
 // or groups are not made of fours. Bandwidth-bound.
+#include "native/cuda/quantize_int8.cuh"
 #include "native/cuda/row.cuh"
 
 namespace fuselm::cuda {
@@ -40,8 +41,8 @@ __device__ __forceinline__ uint32_t RowMaxBits(const RowPlace& at, uint32_t bits
 
 template <class T>
 __global__ void __launch_bounds__(kRowThreads)
-    QuantizeGroups(const T* w, int64_t step, const Groups g, int8_t* values, float* scales,
-                   int lanes) {
+    QuantizeGroups(const T* w, int64_t step, const Groups g, int8_t* values, int64_t out_step,
+                   float* scales, int lanes) {
   const RowPlace at = RowPlace::Of(lanes);
   if (at.row >= g.rows * g.count) return;
   const int64_t row = at.row / g.count, first = at.row % g.count * g.size;
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (scale == 0) scale = 1;
   if (most >= 0x7f800000u) scale = __uint_as_float(0x7fc00000u);
   if (at.lane == 0) scales[at.row] = scale;
-  int8_t* const out = values + row * g.columns + first;
+  int8_t* const out = values + row * out_step + first;
   for (int64_t i = at.lane; i < n; i += at.lanes) {
     const float q = fminf(fmaxf(rintf(ToFloat(x[i]) / scale), -127.0f), 127.0f);
     out[i] = scale > 0 ? static_cast<int8_t>(q) : static_cast<int8_t>(0);
@@ -78,12 +79,8 @@ void Quantize(const Arguments& in) {
               values.shape[0] == g.rows && values.shape[1] == g.columns &&
               (g.columns <= 1 || w.stride[1] == 1),
           ErrorCode::kShape, kFit);
-  if (g.rows * g.count == 0) return;
-  const int lanes = RowLanes(g.size);
-  DispatchFloat(w.dtype, [&]<class T>() {
-    Launch(in, "quantize_int8", RowGrid(g.rows * g.count, lanes), QuantizeGroups<T>, w.as<T>(),
-           w.stride[0], g, values.as<int8_t>(), in[2].as<float>(), lanes);
-  });
+  QuantizeRows(in, "quantize_int8", w.dtype, w.data, w.stride[0], g.rows, g.columns, in.i64(0),
+               values.as<int8_t>(), g.columns, in[2].as<float>());
 }
 
 template <class T, int kPack>
@@ -132,4 +129,18 @@ FUSELM_CUDA_KERNEL("quantize_int8(w) -> (values, scales) [group]", kFloat, Quant
 FUSELM_CUDA_KERNEL("dequantize_int8(values, scales) -> (w) [group, dtype]", kFloat, Dequantize);
 
 }  // namespace
+
+void QuantizeRows(const Arguments& in, const char* what, DType dtype, const void* w, int64_t step,
+                  int64_t rows, int64_t columns, int64_t group, int8_t* values, int64_t out_step,
+                  float* scales) {
+  const Groups g{rows, columns, group == 0 ? columns : group,
+                 group == 0 ? 1 : CeilDiv(columns, group)};
+  if (g.rows * g.count == 0) return;
+  const int lanes = RowLanes(g.size);
+  DispatchFloat(dtype, [&]<class T>() {
+    Launch(in, what, RowGrid(g.rows * g.count, lanes), QuantizeGroups<T>, static_cast<const T*>(w),
+           step, g, values, out_step, scales, lanes);
+  });
+}
+
 }  // namespace fuselm::cuda

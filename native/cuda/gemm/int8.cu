@@ -15,6 +15,7 @@
 #include "native/cuda/gemm/int8.cuh"
 #include "native/cuda/gemm/kernels.cuh"
 #include "native/cuda/gemm/operand.cuh"
+#include "native/cuda/quantize_int8.cuh"
 
 namespace fuselm::cuda {
 namespace {
@@ -341,33 +342,6 @@ __global__ void __launch_bounds__(kSimtThreads) Simt(const __grid_constant__ Int
     }
 }
 
-// x [m, k] to int8 [m, stride] with a scale for each group: largest magnitude / 127, 1 for zeros,
-// NaN (and zeros) where a value is not finite. A warp a group.
-template <class T>
-__global__ void __launch_bounds__(256)
-    Quantize(const T* x, int64_t x_stride, int64_t m, int64_t k, int64_t group, int64_t groups,
-             int8_t* out, int64_t stride, float* scales) {
-  const int lane = threadIdx.x % kWarp;
-  const int64_t at = (static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x) / kWarp;
-  if (at >= m * groups) return;
-  const int64_t row = at / groups, first = at % groups * group, end = min(k, first + group);
-  const T* const from = x + row * x_stride;
-  uint32_t most = 0;  // magnitudes as bits order as numbers do, above them infinity, then NaN
-  for (int64_t i = first + lane; i < end; i += kWarp)
-    most = max(most, __float_as_uint(ToFloat(from[i])) & 0x7fffffffu);
-#pragma unroll
-  for (int d = kWarp / 2; d > 0; d /= 2) most = max(most, __shfl_xor_sync(kFullMask, most, d));
-  const float scale = most >= 0x7f800000u                      ? __uint_as_float(0x7fc00000u)
-                      : __uint_as_float(most) / 127.0f == 0.0f ? 1.0f
-                                                               : __uint_as_float(most) / 127.0f;
-  if (lane == 0) scales[at] = scale;
-  const bool finite = scale > 0.0f;
-  for (int64_t i = first + lane; i < end; i += kWarp) {
-    const int v = finite ? __float2int_rn(ToFloat(from[i]) / scale) : 0;
-    out[row * stride + i] = static_cast<int8_t>(min(max(v, -127), 127));
-  }
-}
-
 Epilogue OutputOf(void* c, DType dtype, int64_t m, int64_t n, const View* bias) {
   Epilogue out{};
   out.c = c;
@@ -449,14 +423,8 @@ void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p
   const int64_t stride = CeilDiv(std::max<int64_t>(p.w.k, 1), 16) * 16;
   int8_t* const values = in.Workspace<int8_t>(p.m * stride);
   float* const scales = in.Workspace<float>(p.m * args.groups + 1);
-  if (p.w.k > 0) {
-    const int64_t warps = p.m * args.groups;
-    DispatchFloat(p.dtype, [&]<class T>() {
-      Launch(in, what, {dim3(static_cast<unsigned>(CeilDiv(warps, 256 / kWarp))), 256}, Quantize<T>,
-             static_cast<const T*>(p.x), p.x_stride, p.m, p.w.k, args.group, args.groups, values,
-             stride, scales);
-    });
-  }
+  if (p.w.k > 0)
+    QuantizeRows(in, what, p.dtype, p.x, p.x_stride, p.m, p.w.k, p.w.group, values, stride, scales);
   args.x = {values, stride, args.out.m};
   args.x_scales = scales;
   args.w = Aligned16(in, p.w.values, DType::kI8, p.w.k, p.w.n, p.w.k);
