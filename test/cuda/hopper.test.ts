@@ -1,31 +1,17 @@
 // The kernels for sm_90a, run by the emulator as if on such a device (its model of wgmma, tensor
-// copies and mbarriers), beside the CPU's kernels in float32 on the same rounded inputs. The op
-// matrix runs what every device has; on a GPU of compute capability 9 it runs these.
+// copies and mbarriers). The op matrix runs what every device has; on a GPU of compute capability 9
+// it runs these.
 
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { Device, noGrad, type Tensor, tensor, withDevice } from '../../lib/index.ts'
-import { attentionBackwardOp, attentionOp } from '../../lib/ops/attention.ts'
+import { Device } from '../../lib/index.ts'
+import { type AttentionCase, compareAttention, emulatedPlugin } from './attention.ts'
 
-const plugin = fileURLToPath(new URL('../../build/cuda-emulated/libfuselm_cuda_emulated.so', import.meta.url))
-process.env['FUSELM_EMULATED_COMPUTE'] = '90' // read when the first device is opened
+// read when the first device is opened
+process.env['FUSELM_EMULATED_COMPUTE'] = '90'
 process.env['FUSELM_CUDA_WGMMA'] = '1'
+const plugin = emulatedPlugin()
 
-type Case = {
-  readonly name: string
-  readonly B?: number
-  readonly T: number
-  readonly S: number
-  readonly D: number
-  readonly causal?: boolean
-  readonly window?: number
-  readonly first?: (t: number) => number
-}
-const H = 2
-const Hkv = 1
-
-const cases: readonly Case[] = [
+const cases: readonly AttentionCase[] = [
   { name: 'two blocks of rows, D 64', T: 200, S: 200, D: 64 },
   { name: 'more keys than queries, D 128', T: 130, S: 290, D: 128 },
   { name: 'all keys, D padded to 128', T: 70, S: 140, D: 96, causal: false },
@@ -34,56 +20,11 @@ const cases: readonly Case[] = [
   { name: 'queries that see nothing', B: 2, T: 140, S: 100, D: 64, first: (t) => (t < 70 ? 200 : 0) },
 ]
 
-/** N(0, 1), rounded to bf16. */
-function normal(count: number, seed: number): Float32Array {
-  let state = seed
-  const uniform = (): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return (state + 0.5) / 2 ** 32
-  }
-  const values = new Float32Array(count)
-  const bits = new Uint32Array(values.buffer)
-  for (let i = 0; i < count; i++) {
-    values[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
-    bits[i] = ((bits[i] ?? 0) + 0x8000) & 0xffff0000
-  }
-  return values
-}
-
-async function run(device: Device, dtype: 'f32' | 'bf16', c: Case): Promise<Map<string, Float32Array>> {
-  const { B = 1 } = c
-  const make = (seed: number, length: number, heads: number): Tensor =>
-    tensor(normal(B * length * heads * c.D, seed), { shape: [B, length, heads, c.D], dtype, device })
-  const q = make(1, c.T, H)
-  q.requiresGrad = true // makes the log-sum-exp
-  const k = make(2, c.S, Hkv)
-  const v = make(3, c.S, Hkv)
-  const dout = make(4, c.T, H)
-  const { first: at } = c
-  const first =
-    at === undefined
-      ? null
-      : tensor(
-          Int32Array.from({ length: B * c.T }, (_, i) => at(i % c.T)),
-          { shape: [B, c.T], dtype: 'i32', device },
-        )
-  const attributes = [1 / Math.sqrt(c.D), c.causal ?? true, c.window ?? 0] as const
-  const made = withDevice(device, () => {
-    const [out, lse] = attentionOp([q, k, v, first, null], attributes)
-    if (lse === null) throw new Error('no log-sum-exp')
-    const [dq, dk, dv] = noGrad(() => attentionBackwardOp([dout, q, k, v, out, lse, first, null], attributes))
-    return { out, lse, dq, dk, dv }
-  })
-  const results = new Map<string, Float32Array>()
-  for (const [name, t] of Object.entries(made)) results.set(name, (await t.toArray()) as Float32Array)
-  return results
-}
-
-describe.skipIf(!existsSync(plugin))('kernels for sm_90a, emulated', () => {
+describe.skipIf(plugin === null)('kernels for sm_90a, emulated', () => {
   let cuda: Device
   let cpu: Device
   beforeAll(() => {
-    cuda = Device.open({ device: 'cuda', cudaPlugin: plugin, guard: true })
+    cuda = Device.open({ device: 'cuda', cudaPlugin: plugin ?? '', guard: true })
     cpu = Device.open({ device: 'cpu' })
   })
   afterAll(() => {
@@ -95,23 +36,5 @@ describe.skipIf(!existsSync(plugin))('kernels for sm_90a, emulated', () => {
     expect(cuda.name).toContain('sm_90')
   })
 
-  test.each(cases)('attention: $name', { timeout: 120_000 }, async (c) => {
-    const expected = await run(cpu, 'f32', c)
-    const received = await run(cuda, 'bf16', c)
-    for (const [name, values] of received) {
-      const reference = expected.get(name) ?? new Float32Array()
-      expect(values.length).toBe(reference.length)
-      // those of the case table in bf16; the log-sum-exp is float32 sums of bf16 products
-      const [relative, absolute] = name === 'lse' ? [1e-5, 1e-4] : [1.6e-2, 3e-2]
-      let worst = 0
-      for (let i = 0; i < values.length; i++) {
-        const a = values[i] ?? Number.NaN
-        const b = reference[i] ?? Number.NaN
-        if (a === b) continue // infinities, too
-        const share = Math.abs(a - b) / (absolute + relative * Math.abs(b))
-        worst = Math.max(worst, Number.isNaN(share) ? Number.POSITIVE_INFINITY : share)
-      }
-      expect(worst, name).toBeLessThan(1)
-    }
-  })
+  test.each(cases)('attention: $name', { timeout: 120_000 }, (c) => compareAttention(cpu, cuda, c))
 })

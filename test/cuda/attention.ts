@@ -1,0 +1,96 @@
+// Attention of a CUDA device in bf16 beside the CPU's kernels in float32, on the same rounded inputs.
+
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { expect } from 'vitest'
+import { type Device, noGrad, type Tensor, tensor, withDevice } from '../../lib/index.ts'
+import { attentionBackwardOp, attentionOp } from '../../lib/ops/attention.ts'
+
+/** The plugin of the emulator; null where it is not built. */
+export function emulatedPlugin(): string | null {
+  const path = fileURLToPath(new URL('../../build/cuda-emulated/libfuselm_cuda_emulated.so', import.meta.url))
+  return existsSync(path) ? path : null
+}
+
+export type AttentionCase = {
+  readonly name: string
+  readonly B?: number
+  readonly T: number
+  readonly S: number
+  readonly D: number
+  readonly causal?: boolean
+  readonly window?: number
+  readonly first?: (t: number) => number
+}
+const H = 2
+const Hkv = 1
+
+/** N(0, 1), rounded to bf16. */
+function normal(count: number, seed: number): Float32Array {
+  let state = seed
+  const uniform = (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return (state + 0.5) / 2 ** 32
+  }
+  const values = new Float32Array(count)
+  const bits = new Uint32Array(values.buffer)
+  for (let i = 0; i < count; i++) {
+    values[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
+    bits[i] = ((bits[i] ?? 0) + 0x8000) & 0xffff0000
+  }
+  return values
+}
+
+async function run(
+  device: Device,
+  dtype: 'f32' | 'bf16',
+  c: AttentionCase,
+): Promise<Map<string, Float32Array>> {
+  const { B = 1 } = c
+  const make = (seed: number, length: number, heads: number): Tensor =>
+    tensor(normal(B * length * heads * c.D, seed), { shape: [B, length, heads, c.D], dtype, device })
+  const q = make(1, c.T, H)
+  q.requiresGrad = true // makes the log-sum-exp
+  const k = make(2, c.S, Hkv)
+  const v = make(3, c.S, Hkv)
+  const dout = make(4, c.T, H)
+  const { first: at } = c
+  const first =
+    at === undefined
+      ? null
+      : tensor(
+          Int32Array.from({ length: B * c.T }, (_, i) => at(i % c.T)),
+          { shape: [B, c.T], dtype: 'i32', device },
+        )
+  const attributes = [1 / Math.sqrt(c.D), c.causal ?? true, c.window ?? 0] as const
+  const made = withDevice(device, () => {
+    const [out, lse] = attentionOp([q, k, v, first, null], attributes)
+    if (lse === null) throw new Error('no log-sum-exp')
+    const [dq, dk, dv] = noGrad(() => attentionBackwardOp([dout, q, k, v, out, lse, first, null], attributes))
+    return { out, lse, dq, dk, dv }
+  })
+  const results = new Map<string, Float32Array>()
+  for (const [name, t] of Object.entries(made)) results.set(name, (await t.toArray()) as Float32Array)
+  return results
+}
+
+/** Output, log-sum-exp and all gradients of both devices agree. */
+export async function compareAttention(cpu: Device, cuda: Device, c: AttentionCase): Promise<void> {
+  const expected = await run(cpu, 'f32', c)
+  const received = await run(cuda, 'bf16', c)
+  for (const [name, values] of received) {
+    const reference = expected.get(name) ?? new Float32Array()
+    expect(values.length).toBe(reference.length)
+    // those of the case table in bf16; the log-sum-exp is float32 sums of bf16 products
+    const [relative, absolute] = name === 'lse' ? [1e-5, 1e-4] : [1.6e-2, 3e-2]
+    let worst = 0
+    for (let i = 0; i < values.length; i++) {
+      const a = values[i] ?? Number.NaN
+      const b = reference[i] ?? Number.NaN
+      if (a === b) continue // infinities, too
+      const share = Math.abs(a - b) / (absolute + relative * Math.abs(b))
+      worst = Math.max(worst, Number.isNaN(share) ? Number.POSITIVE_INFINITY : share)
+    }
+    expect(worst, name).toBeLessThan(1)
+  }
+}
