@@ -23,9 +23,6 @@ import { type Lease, Publication } from './publication.ts'
 import { resolveTargets, type Target, type TermTarget } from './targets.ts'
 import { type AdapterTensors, AdapterWeights, type Term, type Whole } from './weights.ts'
 
-/** A model takes up to 2^53 seeds; terms count on from one. */
-const MAX_SEED = Number.MAX_SAFE_INTEGER
-
 /**
  * Low-rank terms for some layers of a model (Hu et al. 2021), f32 whatever the base is: A begins
  * Kaiming-uniform, B at zero. It is what `forward` and `loss` take as `adapter`: the tensors that train, no
@@ -53,7 +50,7 @@ export class LoraAdapter implements WeightAdapter {
     { where = 'LoraAdapter', base = null }: { readonly where?: string; readonly base?: string | null } = {},
   ) {
     const { seed = 0 } = options
-    checkInteger(where, 'seed', seed, 0, MAX_SEED)
+    checkInteger(where, 'seed', seed, 0, Number.MAX_SAFE_INTEGER)
     this.model = model
     this.#base = base
     this.config = completeLoraOptions(where, options)

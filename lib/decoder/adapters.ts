@@ -3,12 +3,19 @@
 import { LoraAdapter } from '../adapters/adapter.ts'
 import type { LoraOptions } from '../adapters/config.ts'
 import { loadAdapter } from '../adapters/load.ts'
+import type { Lease } from '../adapters/publication.ts'
+import { onGenerationQueue } from '../generate/generation.ts'
 import type { CausalLm } from '../models/causal-lm.ts'
 import { ConfigError } from '../runtime/errors.ts'
 import { nearestName } from '../runtime/options.ts'
 
 /** An adapter by its name, or itself. */
 export type AdapterChoice = string | LoraAdapter
+
+/** The copy that an answer reads; where it must be made, on the queue that generates, not behind what trains. */
+export function leaseOf(adapter: LoraAdapter | null): Lease | null {
+  return adapter && onGenerationQueue(adapter.model, () => adapter.lease())
+}
 
 export class AdapterNames {
   readonly #model: CausalLm

@@ -28,7 +28,7 @@ import type { Tensor } from '../tensor/tensor.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
 import { type Evaluation, evaluate } from '../train/step.ts'
-import { type AdapterChoice, AdapterNames } from './adapters.ts'
+import { type AdapterChoice, AdapterNames, leaseOf } from './adapters.ts'
 import {
   GENERATION_CONFIG,
   type GenerationConfig,
@@ -217,7 +217,7 @@ export class Decoder {
         const cache = makeGenerationCache(this.model, { capacity })
         let lease: Lease | null = null
         try {
-          lease = adapter?.lease() ?? null
+          lease = leaseOf(adapter)
           const rows = { ...this.#parts, prompts: [ids], cache, settings, adapter: lease?.weights ?? null }
           const [completion] = yield* generateRows(rows)
           return completion as Completion
@@ -276,7 +276,7 @@ export class Decoder {
     const cache = makeGenerationCache(this.model, { batch: ids.length, capacity, padding })
     let lease: Lease | null = null
     try {
-      lease = adapter?.lease() ?? null
+      lease = leaseOf(adapter)
       const weights = lease?.weights ?? null
       const given = { ...this.#parts, prompts: ids, rowNumbers, cache, settings, adapter: weights }
       const rows = generateRows(given)

@@ -15,7 +15,7 @@ import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } 
 import type { CausalLm } from '../models/causal-lm.ts'
 import type { KvCache } from '../nn/kv-cache.ts'
 import { ValueError } from '../runtime/errors.ts'
-import type { AdapterChoice } from './adapters.ts'
+import { type AdapterChoice, leaseOf } from './adapters.ts'
 import type { Prompt } from './decoder.ts'
 
 export interface SessionOptions {
@@ -94,7 +94,7 @@ export class Session {
           `Session.generate: the conversation must have fewer than ${capacity} tokens, received ${ids.length}`,
         )
       }
-      lease = this.#parts.adapter?.lease() ?? null
+      lease = leaseOf(this.#parts.adapter)
       // what an older copy of the adapter made of the tokens does not go with the new one
       if (lease !== null && lease.version !== this.#version) this.#tokens = new Int32Array(0)
       this.#version = lease?.version ?? null
