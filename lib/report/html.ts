@@ -45,7 +45,7 @@ th:first-child, td:first-child { text-align: left } .key { display: flex; gap: 1
 .checks { list-style: none; margin: .4rem 0 0; padding: 0 } .checks li { padding: .3rem 0; border-bottom: 1px solid var(--rule) }
 .checks b { display: inline-block; min-width: 6.5rem } .met b { color: var(--met) } .missed b { color: var(--limit) } .unknown b { color: var(--dim) }
 table.pairs td { white-space: normal; text-align: left } table.pairs td:first-child { color: var(--dim); width: 16rem }
-pre { background: var(--code); border: 1px solid var(--rule); border-radius: 6px; padding: .7rem .9rem; overflow-x: auto; font-size: .85rem; line-height: 1.45 }
+pre { background: var(--code); border: 1px solid var(--rule); border-radius: 6px; padding: .7rem .9rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; line-height: 1.45 }
 pre b { color: var(--own); font-weight: 600 }
 .small { display: grid; grid-template-columns: repeat(auto-fit, minmax(16rem, 1fr)); gap: 0 1rem }
 `

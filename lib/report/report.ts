@@ -86,7 +86,7 @@ function median(values: readonly number[]): number {
 
 /** Tokens of a step, where the settings are known. */
 function tokensOf({ settings }: RunData): number | null {
-  const { batchSize, accumulate, contextLength } = settings
+  const { batchSize, accumulate, 'train.contextLength': contextLength } = settings
   const product = Number(batchSize) * Number(accumulate) * Number(contextLength)
   return Number.isFinite(product) ? product : null
 }
@@ -234,7 +234,8 @@ function settingsTable(run: RunData, facts: Readonly<Record<string, string | num
   const shownValue = (value: unknown): string =>
     typeof value === 'string' ? value : typeof value === 'number' ? String(value) : JSON.stringify(value)
   const rows = [...Object.entries(facts), ...Object.entries(run.settings), ...Object.entries(run.config)]
-    .filter(([name, value]) => value !== null && !name.startsWith('parameter'))
+    // the model's shape stands in its own configuration
+    .filter(([name, value]) => value !== null && !name.startsWith('model.'))
     .map(
       ([name, value]) =>
         `<tr><td>${escapeHtml(name)}</td><td>${escapeHtml(shownValue(value) ?? '')}</td></tr>`,

@@ -102,6 +102,12 @@ function checked<T>(
   return result as T
 }
 
+/** A checkpoint of an adapter has no configuration of its own. */
+function none(error: NodeJS.ErrnoException): Record<string, unknown> {
+  if (error.code === 'ENOENT') return {}
+  throw error
+}
+
 async function state(folder: string): Promise<Pick<RunData, 'settings' | 'config'>> {
   // read beside a trainer that may be writing: no lock is taken, and a folder that vanishes is passed over
   const checkpoints = (await readdir(folder))
@@ -111,7 +117,7 @@ async function state(folder: string): Promise<Pick<RunData, 'settings' | 'config
     try {
       const path = join(folder, `checkpoint-${step}`)
       const { settings } = await loadState(path)
-      return { settings, config: await readJsonObject(join(path, 'config.json')) }
+      return { settings, config: await readJsonObject(join(path, 'config.json')).catch(none) }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
     }

@@ -109,7 +109,7 @@ describe('a page', () => {
       ['checkpoint-10', 4],
     ] as const) {
       mkdirSync(join(folder, name))
-      const settings = { batchSize, accumulate: 2, contextLength: 256 }
+      const settings = { batchSize, accumulate: 2, 'train.contextLength': 256 }
       const state = { global_step: 1, max_steps: 2, epoch: 0, best_metric: null, evaluations_since_best: 0 }
       const more = { skipped_in_row: 0, metrics_length: 0, settings }
       writeFileSync(join(folder, name, 'trainer_state.json'), JSON.stringify({ ...state, ...more }))
