@@ -314,7 +314,7 @@ function perplexityCheck(perplexity: number, trigram: number): Check {
 function fairly(check: Check, tokens: number): Check {
   const enough = Number(values['judge-from'])
   if (check.met !== false || tokens >= enough) return check
-  const why = `this machine was too slow to judge, ${text(tokens)} tokens in the time, of at least ${text(enough)}`
+  const why = `too little was read in the time to judge: ${text(tokens)} tokens, of at least ${text(enough)}`
   return { ...check, met: null, found: `${check.found}; ${why}` }
 }
 
