@@ -240,8 +240,8 @@ const PROMPTS = [
   'interface Node {\n',
   'export declare class Parser {\n',
 ]
-// at so low a temperature a model this young repeats itself without end, but for a mild penalty
-const SAMPLING = { temperature: 0.2, maxNewTokens: 192, repetitionPenalty: 1.15 }
+// at so low a temperature a model this young repeats itself without end, but for a penalty
+const SAMPLING = { temperature: 0.2, maxNewTokens: 192, repetitionPenalty: 1.4 }
 
 /** Twenty completions: each prompt with several seeds. */
 async function complete(decoder: Decoder): Promise<{ samples: ReportSample[]; checks: Check[] }> {
