@@ -58,8 +58,8 @@ typedef struct FuselmDevicePlugin {
 
   const char* (*last_error)(void);
 
-  /* The library that multiplies matrices, for reports: its version, or why the plugin's own products
-   * serve instead. */
+  /* The library that multiplies matrices, for reports: its version, or why the plugin's own
+   * products serve instead. */
   const char* (*matrix_library)(void);
 
   /* Usable devices. With none, writes one sentence into why (no driver, driver too old, no GPU). */
