@@ -12,6 +12,11 @@ export declare const ops: { add(a: Tensor, b: Tensor): Tensor; mul(a: Tensor, b:
 export interface CudaStatus { readonly reason: string }
 export declare function cudaStatus(): CudaStatus
 export declare class Device { static open(): Device }
+export declare class Decoder { close(): void }
+export declare class TextDataset { readonly rows: number }
+export declare class Trainer {
+  constructor(decoder: Decoder, options: { train: TextDataset; out: string; steps: number })
+}
 `
 
 function check(declarations: string): { status: number | null; output: string } {
