@@ -79,6 +79,7 @@ export async function run(argv: readonly string[]): Promise<unknown> {
       ...lora,
       rank: ours.adapter.config.rank,
       parameters: ours.adapter.parameterCount(),
+      device: Device.default().name,
       threads: Device.default().threads,
       firstLosses,
       rows,
@@ -154,6 +155,7 @@ async function startPeers(
       'weight-decay': settings.weightDecay,
       'clip-norm': settings.clipNorm,
       threads: Device.default().threads,
+      device: Device.default().kind,
     },
     isa: Device.default().isa,
   })

@@ -10,14 +10,11 @@ bf16 is PyTorch's usual mixed precision: float32 parameters, autocast to bfloat1
 
 import argparse
 import json
-import resource
 import struct
-import sys
-import time
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+import training
 from torch import nn
 
 
@@ -115,16 +112,8 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--config", required=True, help="JSON with Hugging Face keys")
     p.add_argument("--weights", required=True)
-    p.add_argument("--tokens", required=True)
-    p.add_argument("--batch", type=int, required=True)
-    p.add_argument("--context", type=int, required=True)
     p.add_argument("--mode", choices=["eager", "compile"], required=True)
-    p.add_argument("--dtype", choices=["f32", "bf16"], required=True)
-    p.add_argument("--learning-rate", type=float, required=True)
-    p.add_argument("--weight-decay", type=float, required=True)
-    p.add_argument("--clip-norm", type=float, required=True)
-    p.add_argument("--threads", type=int, required=True)
-    p.add_argument("--device", choices=["cpu", "cuda"], required=True)
+    training.add_arguments(p)
     a = p.parse_args()
 
     torch.set_num_threads(a.threads)
@@ -142,40 +131,13 @@ def main():
         eps=1e-8,
         fused=True,
     )
-    tokens = torch.from_numpy(np.fromfile(a.tokens, dtype=np.int32).astype(np.int64)).view(-1, a.batch, a.context)
-    tokens = tokens.to(a.device)
     half = c["head_dim"] // 2
     inverse = 1.0 / (c["rope_theta"] ** (torch.arange(0, half, dtype=torch.float32) * 2 / c["head_dim"]))
     phase = torch.outer(torch.arange(a.context, dtype=torch.float32), inverse).repeat(1, 2)
     cos, sin = phase.cos().to(a.device), phase.sin().to(a.device)
 
     forward = torch.compile(model) if a.mode == "compile" else model
-    autocast = torch.autocast(a.device, dtype=torch.bfloat16, enabled=a.dtype == "bf16")
-    done = 0
-
-    def step():
-        nonlocal done
-        batch = tokens[done % len(tokens)]
-        done += 1
-        with autocast:
-            loss = forward(batch, cos, sin)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), a.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
-    for line in sys.stdin:
-        seconds, cpu_seconds, losses = [], [], []
-        for _ in range(json.loads(line)["run"]):
-            start, cpu_start = time.perf_counter(), time.process_time()
-            losses.append(step())
-            seconds.append(time.perf_counter() - start)
-            cpu_seconds.append(time.process_time() - cpu_start)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        answer = {"seconds": seconds, "cpuSeconds": cpu_seconds, "losses": losses, "peakRssBytes": peak}
-        print(json.dumps(answer), flush=True)
+    training.serve(a, lambda batch: forward(batch, cos, sin), list(model.parameters()), optimizer)
 
 
 if __name__ == "__main__":

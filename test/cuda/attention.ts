@@ -1,16 +1,9 @@
 // Attention of a CUDA device in bf16 beside the CPU's kernels in float32, on the same rounded inputs.
 
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { expect } from 'vitest'
 import { type Device, noGrad, type Tensor, tensor, withDevice } from '../../lib/index.ts'
 import { attentionBackwardOp, attentionOp } from '../../lib/ops/attention.ts'
-
-/** The plugin of the emulator; null where it is not built. */
-export function emulatedPlugin(): string | null {
-  const path = fileURLToPath(new URL('../../build/cuda-emulated/libfuselm_cuda_emulated.so', import.meta.url))
-  return existsSync(path) ? path : null
-}
+import { normal } from './emulated.ts'
 
 export type AttentionCase = {
   readonly name: string
@@ -24,22 +17,6 @@ export type AttentionCase = {
 }
 const H = 2
 const Hkv = 1
-
-/** N(0, 1), rounded to bf16. */
-function normal(count: number, seed: number): Float32Array {
-  let state = seed
-  const uniform = (): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return (state + 0.5) / 2 ** 32
-  }
-  const values = new Float32Array(count)
-  const bits = new Uint32Array(values.buffer)
-  for (let i = 0; i < count; i++) {
-    values[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
-    bits[i] = ((bits[i] ?? 0) + 0x8000) & 0xffff0000
-  }
-  return values
-}
 
 async function run(
   device: Device,

@@ -2,14 +2,13 @@
 // copies and mbarriers). The op matrix runs what every device has; on a GPU of compute capability 9
 // it runs these.
 
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { Device } from '../../lib/index.ts'
-import { type AttentionCase, compareAttention, emulatedPlugin } from './attention.ts'
+import { describe, expect, test } from 'vitest'
+import { type AttentionCase, compareAttention } from './attention.ts'
+import { bothDevices, emulatedPlugin } from './emulated.ts'
 
 // read when the first device is opened
 process.env['FUSELM_EMULATED_COMPUTE'] = '90'
 process.env['FUSELM_CUDA_WGMMA'] = '1'
-const plugin = emulatedPlugin()
 
 const cases: readonly AttentionCase[] = [
   { name: 'two blocks of rows, D 64', T: 200, S: 200, D: 64 },
@@ -20,21 +19,12 @@ const cases: readonly AttentionCase[] = [
   { name: 'queries that see nothing', B: 2, T: 140, S: 100, D: 64, first: (t) => (t < 70 ? 200 : 0) },
 ]
 
-describe.skipIf(plugin === null)('kernels for sm_90a, emulated', () => {
-  let cuda: Device
-  let cpu: Device
-  beforeAll(() => {
-    cuda = Device.open({ device: 'cuda', cudaPlugin: plugin ?? '', guard: true })
-    cpu = Device.open({ device: 'cpu' })
-  })
-  afterAll(() => {
-    cuda.close()
-    cpu.close()
-  })
+describe.skipIf(emulatedPlugin() === null)('kernels for sm_90a, emulated', () => {
+  const both = bothDevices()
 
   test('the device is one of compute capability 9.0', () => {
-    expect(cuda.name).toContain('sm_90')
+    expect(both.cuda.name).toContain('sm_90')
   })
 
-  test.each(cases)('attention: $name', { timeout: 120_000 }, (c) => compareAttention(cpu, cuda, c))
+  test.each(cases)('attention: $name', { timeout: 120_000 }, (c) => compareAttention(both.cpu, both.cuda, c))
 })

@@ -5,30 +5,21 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { Device } from '../../lib/index.ts'
+import { bothDevices, emulated, emulatedPlugin } from './emulated.ts'
 import { products, worstOf } from './products.ts'
 
-const built = (name: string): string =>
-  fileURLToPath(new URL(`../../build/cuda-emulated/${name}`, import.meta.url))
-const plugin = built('libfuselm_cuda_emulated.so')
-const library = built('libcublaslt_emulated.so')
+const library = emulated('libcublaslt_emulated.so')
 
-describe.skipIf(!existsSync(plugin) || !existsSync(library))('products through cuBLASLt, emulated', () => {
-  let cuda: Device
-  let cpu: Device
+describe.skipIf(emulatedPlugin() === null || library === null)('products through cuBLASLt, emulated', () => {
   const folder = mkdtempSync(join(tmpdir(), 'fuselm-cublaslt-'))
   const trace = join(folder, 'calls')
   beforeAll(() => {
-    process.env['FUSELM_CUBLASLT'] = library // read at the first product
+    process.env['FUSELM_CUBLASLT'] = library ?? '' // read at the first product
     process.env['FUSELM_CUBLASLT_TRACE'] = trace
-    cuda = Device.open({ device: 'cuda', cudaPlugin: plugin, guard: true })
-    cpu = Device.open({ device: 'cpu' })
   })
+  const both = bothDevices()
   afterAll(() => {
-    cuda.close()
-    cpu.close()
     rmSync(folder, { recursive: true })
   })
   const calls = (): number => (existsSync(trace) ? readFileSync(trace, 'utf8').split('\n').length - 1 : 0)
@@ -38,19 +29,19 @@ describe.skipIf(!existsSync(plugin) || !existsSync(library))('products through c
   const long = { m: 16, k: 1032, n: 24 } // K enough for sums in a workspace
   test.each(names)('f32 %s', async (name) => {
     const before = calls()
-    expect(await worstOf({ cuda, cpu }, 'f32', name, short)).toBeLessThan(1)
+    expect(await worstOf(both, 'f32', name, short)).toBeLessThan(1)
     if (name !== 'linear_group.dx' && name !== 'lora_linear') expect(calls() - before).toBe(1)
   })
   test.each(names)('bf16 %s', async (name) => {
     const before = calls()
-    expect(await worstOf({ cuda, cpu }, 'bf16', name, long)).toBeLessThan(1)
+    expect(await worstOf(both, 'bf16', name, long)).toBeLessThan(1)
     // a product a segment; the term of lora_linear is ours, but x A^T is the library's
     expect(calls() - before).toBe(name === 'linear_group.dx' || name === 'lora_linear' ? 2 : 1)
   })
   test('rows that are not aligned stay with our kernels', async () => {
     const before = calls()
     const sizes = { m: 17, k: 63, n: 41 }
-    for (const name of names) expect(await worstOf({ cuda, cpu }, 'bf16', name, sizes), name).toBeLessThan(1)
+    for (const name of names) expect(await worstOf(both, 'bf16', name, sizes), name).toBeLessThan(1)
     expect(calls()).toBe(before)
   })
 })

@@ -1,27 +1,15 @@
 // Products by wgmma and tensor copies, run by the emulator as if on compute capability 9.0: shapes of
 // enough tiles to be taken there, with edges in M, N and K, operands along K and down it.
 
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { Device } from '../../lib/index.ts'
+import { describe, expect, test } from 'vitest'
+import { bothDevices, emulatedPlugin } from './emulated.ts'
 import { worstOf } from './products.ts'
 
-const plugin = fileURLToPath(new URL('../../build/cuda-emulated/libfuselm_cuda_emulated.so', import.meta.url))
 process.env['FUSELM_EMULATED_COMPUTE'] = '90' // read when the first device is opened
 process.env['FUSELM_CUDA_WGMMA'] = '1'
 
-describe.skipIf(!existsSync(plugin))('products on sm_90a, emulated', () => {
-  let cuda: Device
-  let cpu: Device
-  beforeAll(() => {
-    cuda = Device.open({ device: 'cuda', cudaPlugin: plugin, guard: true })
-    cpu = Device.open({ device: 'cpu' })
-  })
-  afterAll(() => {
-    cuda.close()
-    cpu.close()
-  })
+describe.skipIf(emulatedPlugin() === null)('products on sm_90a, emulated', () => {
+  const both = bothDevices()
 
   test.each([
     'linear',
@@ -30,9 +18,9 @@ describe.skipIf(!existsSync(plugin))('products on sm_90a, emulated', () => {
     'linear_group.dx',
     'matmul, a transposed batch by one',
   ])('%s', { timeout: 120_000 }, async (name) => {
-    expect(await worstOf({ cuda, cpu }, 'bf16', name, { m: 1000, k: 40, n: 1004 })).toBeLessThan(1)
+    expect(await worstOf(both, 'bf16', name, { m: 1000, k: 40, n: 1004 })).toBeLessThan(1)
   })
   test('tiles of 256 columns', { timeout: 120_000 }, async () => {
-    expect(await worstOf({ cuda, cpu }, 'bf16', 'linear', { m: 1250, k: 24, n: 2500 })).toBeLessThan(1)
+    expect(await worstOf(both, 'bf16', 'linear', { m: 1250, k: 24, n: 2500 })).toBeLessThan(1)
   })
 })

@@ -6,6 +6,7 @@ import { linearDwOp } from '../../lib/ops/linear_dw.ts'
 import { linearGroupDxOp } from '../../lib/ops/linear_group.ts'
 import { loraLinearOp } from '../../lib/ops/lora_linear.ts'
 import { matmulOp } from '../../lib/ops/matmul.ts'
+import { normal } from './emulated.ts'
 
 type Make = (seed: number, ...shape: number[]) => Tensor
 
@@ -31,22 +32,6 @@ export const products: Record<string, (make: Make, wide: Make, sizes: Sizes) => 
     )[0] as Tensor,
   'matmul, a transposed batch by one': (make, _, { m, k, n }) =>
     matmulOp([make(1, 2, k, m).transpose(), make(2, 1, k, n).expand([2, k, n])])[0],
-}
-
-/** N(0, 1), rounded to bf16. */
-function normal(count: number, seed: number): Float32Array {
-  let state = seed
-  const uniform = (): number => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return (state + 0.5) / 2 ** 32
-  }
-  const values = new Float32Array(count)
-  const bits = new Uint32Array(values.buffer)
-  for (let i = 0; i < count; i++) {
-    values[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
-    bits[i] = ((bits[i] ?? 0) + 0x8000) & 0xffff0000
-  }
-  return values
 }
 
 async function run(device: Device, dtype: DType, name: string, sizes: Sizes): Promise<Float32Array> {

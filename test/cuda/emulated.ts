@@ -1,0 +1,57 @@
+// What tests of the emulated CUDA kernels share.
+
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll } from 'vitest'
+import { Device } from '../../lib/index.ts'
+
+/** A library that the emulated build makes; null where it is not built. */
+export function emulated(name: string): string | null {
+  const path = fileURLToPath(new URL(`../../build/cuda-emulated/${name}`, import.meta.url))
+  return existsSync(path) ? path : null
+}
+
+/** The plugin of the emulator; null where it is not built. */
+export const emulatedPlugin = (): string | null => emulated('libfuselm_cuda_emulated.so')
+
+/** In a describe block: a CPU and an emulated CUDA device, open while its tests run. */
+export function bothDevices(): { readonly cpu: Device; readonly cuda: Device } {
+  let cpu: Device | undefined
+  let cuda: Device | undefined
+  const opened = (device: Device | undefined): Device => {
+    if (device === undefined) throw new Error('devices open when the tests begin')
+    return device
+  }
+  beforeAll(() => {
+    cuda = Device.open({ device: 'cuda', cudaPlugin: emulatedPlugin() ?? '', guard: true })
+    cpu = Device.open({ device: 'cpu' })
+  })
+  afterAll(() => {
+    cuda?.close()
+    cpu?.close()
+  })
+  return {
+    get cpu() {
+      return opened(cpu)
+    },
+    get cuda() {
+      return opened(cuda)
+    },
+  }
+}
+
+/** N(0, 1), rounded to bf16. */
+export function normal(count: number, seed: number): Float32Array {
+  let state = seed
+  const uniform = (): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return (state + 0.5) / 2 ** 32
+  }
+  const values = new Float32Array(count)
+  const bits = new Uint32Array(values.buffer)
+  for (let i = 0; i < count; i++) {
+    values[i] = Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
+    bits[i] = ((bits[i] ?? 0) + 0x8000) & 0xffff0000
+  }
+  return values
+}
