@@ -1,40 +1,14 @@
 // Training an adapter: the base stays as it is and is never saved, a run goes on to the same bytes, and
 // generation beside it reads copies.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import {
-  Decoder,
-  type LoraOptions,
-  TextDataset,
-  Tokenizer,
-  Trainer,
-  type TrainerEvent,
-  type TrainerOptions,
-} from 'fuselm'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Decoder, type LoraOptions, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
+import { describe, expect, test } from 'vitest'
 import { expectNoLeaks } from '../unit/leaks.ts'
+import { smallCorpus } from './corpus.ts'
 
-let folder: string
-let tokenizer: Tokenizer
-let train: TextDataset
-let validation: TextDataset
-let runs = 0
-
-beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'fuselm-adapter-'))
-  const text = Array.from({ length: 400 }, (_, i) => `line ${i % 7}: abc abd ${i % 3}`).join('\n')
-  tokenizer = await Tokenizer.train({ texts: [text], vocabSize: 280 })
-  const split = await TextDataset.from([text], { tokenizer, contextLength: 16, holdOut: 0.2, seed: 1 })
-  train = split.train
-  validation = split.validation
-})
-afterAll(async () => {
-  await train.close()
-  await validation.close()
-  rmSync(folder, { recursive: true })
-})
+const { tokenizer, train, validation, nextOut } = await smallCorpus('adapter')
 expectNoLeaks()
 
 const SHAPE = {
@@ -51,7 +25,7 @@ function options(more: Partial<TrainerOptions> = {}): TrainerOptions {
   return {
     train,
     validation,
-    out: join(folder, `run-${runs++}`),
+    out: nextOut(),
     batchSize: 2,
     accumulate: 2,
     steps: 12,

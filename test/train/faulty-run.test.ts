@@ -1,34 +1,16 @@
 // A whole run on a disk that fails, and one that is killed at any call that changes the disk.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Decoder, randomSource, TextDataset, Tokenizer, Trainer, type TrainerOptions } from 'fuselm'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { Decoder, randomSource, Trainer, type TrainerOptions } from 'fuselm'
+import { expect, test } from 'vitest'
 import { completeCheckpoints } from '../../lib/io/checkpoints.ts'
+import { smallCorpus } from './corpus.ts'
 import { faultyDisk } from './faults.ts'
 
-let folder: string
-let tokenizer: Tokenizer
-let train: TextDataset
-let validation: TextDataset
-let runs = 0
+const { tokenizer, train, validation, nextOut } = await smallCorpus('faulty', { vocabSize: 270 })
 /** Models of runs that were killed: they never end, so nobody may free what they use. */
 const abandoned: Decoder[] = []
-
-beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'fuselm-faulty-'))
-  const text = Array.from({ length: 400 }, (_, i) => `line ${i % 7}: abc abd ${i % 3}`).join('\n')
-  tokenizer = await Tokenizer.train({ texts: [text], vocabSize: 270 })
-  const split = await TextDataset.from([text], { tokenizer, contextLength: 16, holdOut: 0.2, seed: 1 })
-  train = split.train
-  validation = split.validation
-})
-afterAll(async () => {
-  await train.close()
-  await validation.close()
-  rmSync(folder, { recursive: true, force: true })
-})
 
 function decoder(): Decoder {
   const shape = { hiddenSize: 16, numHiddenLayers: 1, numAttentionHeads: 2, intermediateSize: 32 }
@@ -36,7 +18,7 @@ function decoder(): Decoder {
 }
 
 function options(more: Partial<TrainerOptions> = {}): TrainerOptions {
-  const out = join(folder, `run-${runs++}`)
+  const out = nextOut()
   const often = { steps: 12, saveEvery: 5, evalEvery: 6, evalRows: 4 }
   return { train, validation, out, batchSize: 2, dropout: 0.1, ...often, ...more }
 }

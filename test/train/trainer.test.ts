@@ -1,32 +1,14 @@
 // Trainer: what it reports, when it stops, and that going on after any end gives the run that never ended.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Decoder, TextDataset, Tokenizer, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
-import { afterAll, beforeAll, describe, expect, test } from 'vitest'
+import { Decoder, TextDataset, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
+import { beforeAll, describe, expect, test } from 'vitest'
 import { completeCheckpoints } from '../../lib/io/checkpoints.ts'
 import { expectNoLeaks } from '../unit/leaks.ts'
+import { smallCorpus } from './corpus.ts'
 
-let folder: string
-let tokenizer: Tokenizer
-let train: TextDataset
-let validation: TextDataset
-let runs = 0
-
-beforeAll(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'fuselm-train-'))
-  const text = Array.from({ length: 400 }, (_, i) => `line ${i % 7}: abc abd ${i % 3}`).join('\n')
-  tokenizer = await Tokenizer.train({ texts: [text], vocabSize: 280 })
-  const split = await TextDataset.from([text], { tokenizer, contextLength: 16, holdOut: 0.2, seed: 1 })
-  train = split.train
-  validation = split.validation
-})
-afterAll(async () => {
-  await train.close()
-  await validation.close()
-  rmSync(folder, { recursive: true })
-})
+const { tokenizer, train, validation, nextOut } = await smallCorpus('train')
 expectNoLeaks()
 
 const SHAPE = {
@@ -45,7 +27,7 @@ function options(more: Partial<TrainerOptions> = {}): TrainerOptions {
   return {
     train,
     validation,
-    out: join(folder, `run-${runs++}`),
+    out: nextOut(),
     batchSize: 2,
     accumulate: 2,
     steps: 12,
