@@ -6,7 +6,7 @@
 // Needs Python with those packages: FUSELM_PYTHON, else .venv/bin/python, else python3.
 
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -36,6 +36,13 @@ const SIZE = {
   numKeyValueHeads: 2,
   maxPositionEmbeddings: 64,
   initializerRange: 0.2,
+}
+/** What generation_config.json may say of answers. */
+const GENERATION = {
+  greedy: { do_sample: false, max_new_tokens: 20 },
+  penalty: { do_sample: false, repetition_penalty: 1.4, max_new_tokens: 30, temperature: 0.6, top_p: 0.9 },
+  sampled: { do_sample: true, temperature: 0.6, top_p: 0.9 },
+  'all-tokens': { do_sample: true, top_k: 0, min_p: 0.1, repetition_penalty: 1.1, max_new_tokens: 7 },
 }
 const GPT2 = {
   architecture: 'gpt2',
@@ -105,6 +112,22 @@ async function writeOurs(folder) {
   await theirs.save(join(folder, 'models', 'theirs-again'))
   theirs.dispose()
   await expectations(join(folder, 'models', 'theirs-again'), undefined, ['the fox', '<|end|> 今天'])
+
+  for (const [name, says] of Object.entries(GENERATION)) {
+    const path = join(folder, 'generation', name)
+    cpSync(join(folder, 'models/llama'), path, { recursive: true })
+    const file = join(path, 'generation_config.json')
+    writeFileSync(file, JSON.stringify({ ...JSON.parse(readFileSync(file, 'utf8')), ...says }))
+    const decoder = await Decoder.load(path, { dtype: 'f32' })
+    const prompt = Int32Array.from({ length: 12 }, (_, i) => 10 + i * 20)
+    const { tokenIds: answer } = await decoder.generate(prompt).completion()
+    const { generationDefaults: defaults, eosTokenIds: ends } = decoder
+    writeFileSync(
+      join(path, 'expected.json'),
+      JSON.stringify({ defaults, ends, prompt: [...prompt], answer }),
+    )
+    decoder.dispose()
+  }
 
   for (const [name, options] of [
     ['llama', {}],

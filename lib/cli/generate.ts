@@ -4,12 +4,23 @@ import { adapterOf, adapterOption } from './adapter.ts'
 import type { Arguments, Command, OptionSpec } from './command.ts'
 import { deviceOption, useDevice } from './device.ts'
 
+/** How an answer is drawn; what is left out is as the model's generation_config.json says. */
 export const SAMPLING: Readonly<Record<string, OptionSpec>> = {
-  'max-new-tokens': { type: 'number', help: 'tokens at most (256)' },
-  temperature: { type: 'number', help: '0 takes the likeliest token (1)' },
-  'top-p': { type: 'number', help: 'draws from the fewest likeliest that reach this probability (1)' },
-  'top-k': { type: 'number', help: 'draws from the k likeliest; 0 is all (0)' },
-  'repetition-penalty': { type: 'number', help: 'above 1 makes what was said less likely (1)' },
+  'max-new-tokens': { type: 'number', help: "tokens at most (the model's, or 256)" },
+  temperature: { type: 'number', help: "0 takes the likeliest token (the model's, or 1)" },
+  'top-p': {
+    type: 'number',
+    help: "draws from the fewest likeliest that reach this probability (the model's, or 1)",
+  },
+  'top-k': { type: 'number', help: "draws from the k likeliest; 0 is all (the model's, or 0)" },
+  'min-p': {
+    type: 'number',
+    help: "draws from those at least this share as probable as the likeliest (the model's, or 0)",
+  },
+  'repetition-penalty': {
+    type: 'number',
+    help: "above 1 makes what was said less likely (the model's, or 1)",
+  },
   seed: { type: 'number', help: 'the same seed gives the same text' },
 }
 
@@ -18,6 +29,7 @@ export function samplingOf(args: Arguments): GenerateOptions {
     ['maxNewTokens', args.number('max-new-tokens')],
     ['temperature', args.number('temperature')],
     ['topP', args.number('top-p')],
+    ['minP', args.number('min-p')],
     ['topK', args.number('top-k')],
     ['repetitionPenalty', args.number('repetition-penalty')],
     ['seed', args.number('seed')],

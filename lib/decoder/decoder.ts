@@ -14,7 +14,12 @@ import {
   generateRows,
   makeGenerationCache,
 } from '../generate/generation.ts'
-import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } from '../generate/options.ts'
+import {
+  completeGenerateOptions,
+  type GenerateOptions,
+  type GenerateSettings,
+  type GenerationDefaults,
+} from '../generate/options.ts'
 import { writeAtomic } from '../io/atomic.ts'
 import type { CausalLm, ModelOptions } from '../models/causal-lm.ts'
 import { createModel } from '../models/family.ts'
@@ -128,7 +133,10 @@ export class Decoder {
     const { bosTokenId, eosTokenId } = tokenizer
     const model = createModel(architecture, { bosTokenId, eosTokenId, ...config, vocabSize }, options)
     const eosTokenIds = new Set(eosTokenId === null ? [] : [eosTokenId])
-    return new Decoder(model, tokenizer, { generation: { eosTokenIds, json: {} }, folder: null })
+    return new Decoder(model, tokenizer, {
+      generation: { eosTokenIds, defaults: {}, json: {} },
+      folder: null,
+    })
   }
 
   /**
@@ -172,6 +180,14 @@ export class Decoder {
     return [...this.#generation.eosTokenIds].sort((a, b) => a - b)
   }
 
+  /**
+   * What generate, generateBatch and sessions take for options that are left out: what generation_config.json
+   * says, as transformers applies it; `do_sample: false` is temperature 0. Empty for a model that was created.
+   */
+  get generationDefaults(): GenerationDefaults {
+    return this.#generation.defaults
+  }
+
   /** @internal The tokenizer and the ends of this decoder, with another model. */
   withModel(model: CausalLm): Decoder {
     return new Decoder(model, this.tokenizer, { generation: this.#generation, folder: this.#folder })
@@ -208,7 +224,10 @@ export class Decoder {
    */
   generate(prompt: Prompt, options: DecoderGenerateOptions = {}): Generation {
     const { adapter: choice, ...rest } = options
-    const settings = completeGenerateOptions('Decoder.generate', rest, ['adapter'])
+    const settings = completeGenerateOptions('Decoder.generate', rest, {
+      defaults: this.generationDefaults,
+      others: ['adapter'],
+    })
     const adapter = this.#adapters.find('Decoder.generate', choice)
     return new Generation(
       async function* (this: Decoder): AsyncGenerator<GeneratedPiece, Completion, void> {
@@ -238,7 +257,10 @@ export class Decoder {
   async generateBatch(prompts: readonly Prompt[], options: BatchOptions = {}): Promise<Completion[]> {
     const where = 'Decoder.generateBatch'
     const { adapter = null, adapters, ...rest } = options
-    const settings = completeGenerateOptions(where, rest, ['adapter', 'adapters'])
+    const settings = completeGenerateOptions(where, rest, {
+      defaults: this.generationDefaults,
+      others: ['adapter', 'adapters'],
+    })
     if (!Array.isArray(prompts))
       throw new ValueError(`${where}: prompts must be a list, received ${shown(prompts)}`)
     if (adapters !== undefined && (!Array.isArray(adapters) || adapters.length !== prompts.length)) {
@@ -302,6 +324,7 @@ export class Decoder {
       ...this.#parts,
       capacity,
       adapter,
+      defaults: this.generationDefaults,
       encode: (prompt) => this.#encode('Session.generate', prompt),
     })
   }

@@ -11,7 +11,12 @@ import {
   makeGenerationCache,
   onGenerationQueue,
 } from '../generate/generation.ts'
-import { completeGenerateOptions, type GenerateOptions, type GenerateSettings } from '../generate/options.ts'
+import {
+  completeGenerateOptions,
+  type GenerateOptions,
+  type GenerateSettings,
+  type GenerationDefaults,
+} from '../generate/options.ts'
 import type { CausalLm } from '../models/causal-lm.ts'
 import type { KvCache } from '../nn/kv-cache.ts'
 import { ValueError } from '../runtime/errors.ts'
@@ -30,6 +35,7 @@ const FIRST_CAPACITY = 1024 // tokens; a long context is not reserved before it 
 interface SessionParts extends Pick<GenerationInputs, 'model' | 'tokenizer' | 'eosTokenIds'> {
   readonly capacity: number
   readonly adapter: LoraAdapter | null
+  readonly defaults: GenerationDefaults
   encode(prompt: Prompt): Promise<Int32Array>
 }
 
@@ -66,7 +72,7 @@ export class Session {
    *   another one of this session still is
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    const settings = completeGenerateOptions('Session.generate', options)
+    const settings = completeGenerateOptions('Session.generate', options, { defaults: this.#parts.defaults })
     return new Generation(() => this.#answer(prompt, settings))
   }
 

@@ -49,7 +49,7 @@ export class Sampler {
 
   /** @param logits [B, V]; inside `noGrad` and a scope */
   draw(logits: Tensor, step: number): { readonly ids: Tensor; readonly logprobs: Tensor } {
-    const { seed, temperature, topK, topP, repetitionPenalty } = this.#settings
+    const { seed, temperature, topK, topP, minP, repetitionPenalty } = this.#settings
     // a row's draws depend on its seed and the step alone, so a batch draws as single ones do
     const words = this.#rowNumbers.flatMap((row) => [
       (seed + row) >>> 0,
@@ -59,7 +59,7 @@ export class Sampler {
     ])
     const key = tensor(words, { dtype: 'u32', shape: [this.#rows, 4], device: this.#device })
     const history = this.#history
-    const drawn = sample(logits, key, { temperature, topK, topP, repetitionPenalty, history })
+    const drawn = sample(logits, key, { temperature, topK, topP, minP, repetitionPenalty, history })
     if (history !== null && this.#length < (history.shape[1] ?? 0)) {
       copyInto(history.slice(1, this.#length, this.#length + 1), drawn.ids.reshape([this.#rows, 1]))
       this.#length++

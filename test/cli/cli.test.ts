@@ -120,6 +120,16 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   expect(text.out.startsWith('今天')).toBe(true)
   expect(generate().out).toBe(text.out)
 
+  // what the folder says of answers holds where the command line says nothing
+  const says = join(folder, 'run/generation_config.json')
+  const plain = readFileSync(says, 'utf8')
+  writeFileSync(says, JSON.stringify({ ...JSON.parse(plain), do_sample: false, repetition_penalty: 1.3 }))
+  const greedy = generate('--seed', '2')
+  expect(greedy.out).toBe(generate('--seed', '3').out)
+  expect(generate('--temperature', '2').out).not.toBe(greedy.out)
+  writeFileSync(says, plain)
+  expect(generate('--temperature', '0', '--repetition-penalty', '1.3').out).toBe(greedy.out)
+
   const judged = fuselm('eval', '--model', 'run', '--data', 'data/*.txt', '--context', '32', '--json')
   expect(judged.status).toBe(0)
   expect(JSON.parse(judged.out)).toMatchObject({ perplexity: expect.any(Number), tokens: expect.any(Number) })

@@ -1,10 +1,10 @@
 // Generation as transformers' generate has it, on the folders of test/golden/parity.
 
-import { cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Decoder, parseSafetensors, Tokenizer } from 'fuselm'
+import { type Completion, Decoder, type GenerateOptions, parseSafetensors, Tokenizer } from 'fuselm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 const golden = (path: string): string => fileURLToPath(new URL(`../golden/${path}`, import.meta.url))
@@ -77,5 +77,69 @@ describe.each([
       // five standard deviations, and the draws are seeded
       else expect(Math.abs(count - draws * p), `token ${id}`).toBeLessThan(5 * Math.sqrt(draws * p) + 1)
     }
+  })
+})
+
+describe('generation_config.json', () => {
+  let here: string
+  beforeAll(async () => {
+    here = join(folder, 'defaults')
+    cpSync(golden('parity/model'), here, { recursive: true })
+    await (await Tokenizer.train({ texts: ['the cat sat on the mat. '.repeat(9)], vocabSize: 280 })).save(
+      here,
+    )
+  })
+  const load = async (json: Record<string, unknown>): Promise<Decoder> => {
+    writeFileSync(join(here, 'generation_config.json'), JSON.stringify(json))
+    return Decoder.load(here, { dtype: 'f32' })
+  }
+  const prompt = values('llama.prompt') as Int32Array
+  const greedy = [...values('llama.greedy')]
+  const saysGreedy = { do_sample: false, temperature: 0.6, repetition_penalty: 1.3, max_new_tokens: 24 }
+
+  test('decides what the caller does not: tokens of transformers for answers, batches and sessions', async () => {
+    using decoder = await load(saysGreedy)
+    expect(decoder.generationDefaults).toEqual({ temperature: 0, repetitionPenalty: 1.3, maxNewTokens: 24 })
+    using session = decoder.session()
+    const answers: Completion[] = [
+      await decoder.generate(prompt).completion(),
+      ...(await decoder.generateBatch([prompt, prompt.subarray(3)])).slice(0, 1),
+      await session.generate(prompt).completion(),
+    ]
+    for (const { tokenIds } of answers) expect(tokenIds).toEqual(greedy)
+  })
+
+  test('gives way to what the caller says, option by option', async () => {
+    using decoder = await load({ ...saysGreedy, top_k: 9, top_p: 0.8, min_p: 0.05 })
+    using plain = await load({})
+    expect(plain.generationDefaults).toEqual({})
+    const of = async (model: Decoder, options: GenerateOptions): Promise<readonly number[]> =>
+      (await model.generate(prompt, { seed: 4, ...options }).completion()).tokenIds
+    expect(await of(decoder, { maxNewTokens: 5 })).toEqual(greedy.slice(0, 5))
+    const drawn = await of(decoder, { temperature: 0.7, topK: 5 })
+    const rest = { topP: 0.8, minP: 0.05, repetitionPenalty: 1.3, maxNewTokens: 24 }
+    expect(drawn).toEqual(await of(plain, { ...rest, temperature: 0.7, topK: 5 }))
+    expect(drawn).not.toEqual(greedy)
+  })
+
+  test.each([
+    [{ do_sample: true }, { topK: 50 }],
+    [
+      { do_sample: true, temperature: 0.6, top_p: 0.9, top_k: 0 },
+      { temperature: 0.6, topP: 0.9, topK: 0 },
+    ],
+    [
+      { temperature: 0.6, top_k: 20 },
+      { temperature: 0.6, topK: 20 },
+    ],
+    [{ do_sample: null, temperature: null, top_k: -1 }, { topK: 0 }],
+  ])('%j', async (json, defaults) => {
+    using decoder = await load(json)
+    expect(decoder.generationDefaults).toEqual(defaults)
+    // as it was, when it is saved
+    await decoder.save(here)
+    expect(JSON.parse(readFileSync(join(here, 'generation_config.json'), 'utf8'))).toMatchObject(
+      Object.fromEntries(Object.entries(json).filter(([, value]) => value !== null)),
+    )
   })
 })

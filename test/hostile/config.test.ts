@@ -213,6 +213,14 @@ describe('a decoder', () => {
       ['{"eos_token_id": -2}', /generation_config\.json: eos_token_id/],
       ['{"eos_token_id": [1, "2"]}', /generation_config\.json: eos_token_id/],
       ['{"eos_token_id": 1e9}', /generation_config\.json: eos_token_id/],
+      ['{"temperature": -1}', /generation_config\.json: temperature: expected a number from 0, found -1/],
+      ['{"temperature": "1"}', /generation_config\.json: temperature: .* found "1"/],
+      ['{"top_p": 1.5}', /generation_config\.json: top_p: expected a number from 0 to 1, found 1.5/],
+      ['{"top_k": 2.5}', /generation_config\.json: top_k: expected an integer from -1, found 2.5/],
+      ['{"min_p": 2}', /generation_config\.json: min_p: expected a number from 0 to 1, found 2/],
+      ['{"repetition_penalty": 0}', /generation_config\.json: repetition_penalty: .* above 0, found 0/],
+      ['{"max_new_tokens": 1e400}', /generation_config\.json: max_new_tokens: expected an integer from 1/],
+      ['{"do_sample": 1}', /generation_config\.json: do_sample: expected true or false, found 1/],
     ] as const) {
       writeFileSync(join(path, 'generation_config.json'), text)
       await expect(Decoder.load(path), text).rejects.toMatchObject({

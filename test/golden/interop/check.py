@@ -60,6 +60,27 @@ def check_model(folder: Path) -> None:
     assert error < LIMIT, error
 
 
+def check_generation(folder: Path) -> None:
+    """The same generation_config.json makes the same defaults, and the same greedy answer."""
+    expected = json.loads((folder / "expected.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+    config, _ = model._prepare_generation_config(None)
+    theirs = dict(temperature=config.temperature if config.do_sample else 0, topK=config.top_k, topP=config.top_p,
+                  minP=config.min_p, repetitionPenalty=config.repetition_penalty, maxNewTokens=config.max_new_tokens)
+    ours = expected["defaults"]
+    assert all(theirs[key] == value for key, value in ours.items()), (ours, theirs)
+    # what is left out there is a plain draw here, too
+    plain = dict(temperature=1, topK=50, topP=1, minP=None, repetitionPenalty=1, maxNewTokens=None)
+    assert all(theirs[key] == plain[key] for key in plain if key not in ours and (config.do_sample or key != "topK"))
+    if not config.do_sample:
+        prompt = torch.tensor([expected["prompt"]])
+        answer = model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1]:].tolist()
+        if answer[-1] in expected["ends"]:
+            answer.pop()
+        assert answer == expected["answer"], (answer, expected["answer"])
+    print(f"{folder.name}: defaults {ours}{'' if config.do_sample else f', {len(answer)} tokens equal'}")
+
+
 def check_onnx(folder: Path) -> None:
     check_tokens(folder)
     golden = load_file(folder / "expected.safetensors")
@@ -101,6 +122,8 @@ def main() -> None:
     root = Path(sys.argv[1])
     for folder in sorted((root / "models").iterdir()):
         check_model(folder)
+    for folder in sorted((root / "generation").iterdir()):
+        check_generation(folder)
     for folder in sorted((root / "onnx").iterdir()):
         check_onnx(folder)
     check_run(root / "run")
