@@ -100,6 +100,8 @@ async function writeOurs(folder) {
     'gpt2-bf16': () => create({ ...GPT2, tieWordEmbeddings: false }, 'bf16'),
     'int8-row': () => quantize(create({ ...SIZE, tieWordEmbeddings: false }), { group: 0 }),
     'int8-group': () => quantize(create(SIZE, 'bf16'), { group: 32 }),
+    'gpt2-int8-row': () => quantize(create({ ...GPT2, tieWordEmbeddings: false })),
+    'gpt2-int8-group': () => quantize(create(GPT2, 'bf16'), { group: 32 }),
   }
   for (const [name, make] of Object.entries(models)) {
     const decoder = await make()

@@ -25,8 +25,6 @@ export interface ModelFamily<Model extends CausalLm = CausalLm> {
   /** config.json of the model, without `torch_dtype`. */
   writeConfig(model: Model): Record<string, unknown>
   weights(model: Model): FileWeight[]
-  /** Why a folder cannot hold Linears of this family in anything but dense weights; absent where it can. */
-  readonly denseOnly?: string
   /** Files hold the matrices of its linear layers transposed, as [in, out]. */
   readonly transposedLinears?: true
   /** A file's tensor whose dtype is the model's, when nobody says. */

@@ -209,10 +209,8 @@ registerFamily<Gpt2>({
       name: snakeCasePath(path).replace(/\bln(\d)/, 'ln_$1'),
       tensor,
       // Hugging Face's Conv1D is [in, out]
-      transposed: /\.c[A-Z]\w*\.weight$/.test(path),
+      transposed: /\.c[A-Z]\w*\.(weight|source\.\w+)$/.test(path),
     })),
-  denseOnly:
-    "int8 layouts know Linears, and Hugging Face's GPT-2 has Conv1D; save it dense, and load it with int8 weights",
   transposedLinears: true,
   dtypeOf: 'transformer.wte.weight',
   fileName(name) {

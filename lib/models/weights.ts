@@ -6,7 +6,7 @@ import { PartReader } from '../io/tensors.ts'
 import { converts, FILE_DTYPES, Uploader } from '../io/upload.ts'
 import type { ParameterDType } from '../nn/init.ts'
 import { Linear, type WeightSource } from '../nn/layers.ts'
-import { type WeightFile, type WeightReader, weightFormat } from '../nn/weight-format.ts'
+import { type FiledLinear, type WeightFile, type WeightReader, weightFormat } from '../nn/weight-format.ts'
 import { empty } from '../ops/create.ts'
 import { ConfigError, FormatError } from '../runtime/errors.ts'
 import { sameShape } from '../tensor/layout.ts'
@@ -19,14 +19,16 @@ import { type FileWeight, familyOf, type ModelFamily } from './family.ts'
 const HEAD = 'lm_head'
 
 /** A model's Linears by the names that files give them: those of their weights without the end. */
-function linearsByName(model: CausalLm, weights: readonly FileWeight[]): Map<string, Linear> {
-  const names = new Map(weights.map(({ name, tensor }) => [tensor, name]))
-  const linears = new Map<string, Linear>()
-  for (const found of model.namedModules().values()) {
-    if (!(found instanceof Linear)) continue
-    const [first = found.weight] = found.source?.parameters() ?? []
-    const name = names.get(first)?.replace(/\.(weight|source\.\w+)$/, '')
-    if (name !== undefined) linears.set(name, found)
+function linearsByName(model: CausalLm, weights: readonly FileWeight[]): Map<string, FiledLinear> {
+  const filed = new Map(weights.map((weight) => [weight.tensor, weight]))
+  const linears = new Map<string, FiledLinear>()
+  for (const linear of model.namedModules().values()) {
+    if (!(linear instanceof Linear)) continue
+    const [first = linear.weight] = linear.source?.parameters() ?? []
+    const found = filed.get(first)
+    if (found === undefined) continue
+    const { name, transposed = false } = found
+    linears.set(name.replace(/\.(weight|source\.\w+)$/, ''), { linear, transposed })
   }
   return linears
 }
@@ -47,8 +49,8 @@ export function storedWeights(model: CausalLm): StoredWeights {
   const family = familyOf(model.modelType)
   const weights = family.weights(model)
   const linears = [...linearsByName(model, weights)]
-  const others = linears.filter(([, { source }]) => source !== null)
-  const inside = new Set(others.flatMap(([, { source }]) => source?.parameters() ?? []))
+  const others = linears.filter(([, { linear }]) => linear.source !== null)
+  const inside = new Set(others.flatMap(([, { linear }]) => linear.source?.parameters() ?? []))
   const reader = new PartReader()
   const inputs: SafetensorsInput[] = []
   const tensors: Tensor[] = []
@@ -62,24 +64,24 @@ export function storedWeights(model: CausalLm): StoredWeights {
       name,
       dtype: FILE_DTYPES[tensor.dtype],
       shape: transposed ? shape.toReversed() : shape,
-      data: () => (transposed ? readTransposed(reader, tensor) : reader.read(tensor)),
+      data: () => (transposed && tensor.rank === 2 ? readTransposed(reader, tensor) : reader.read(tensor)),
     })
   }
   for (const { name, tensor, transposed = false } of weights) {
     if (!inside.has(tensor)) add(name, tensor, { transposed })
   }
   if (others.length === 0) return { inputs, tensors, quantization: null }
-  if (family.denseOnly !== undefined) throw new ConfigError(`saveModel: ${family.denseOnly}`)
-  const method = others[0]?.[1].source?.format ?? null
-  for (const [name, { source }] of others) {
+  const method = others[0]?.[1].linear.source?.format ?? null
+  for (const [name, { linear, transposed }] of others) {
+    const { source } = linear
     if (method === null || source?.format !== method) {
       throw new ConfigError(`saveModel: the weights of ${name} are of a kind that this folder cannot hold`)
     }
     for (const [suffix, { tensor, shape = tensor.shape }] of source.stored()) {
-      add(`${name}.${suffix}`, tensor, { shape })
+      add(`${name}.${suffix}`, tensor, { shape, transposed })
     }
   }
-  const dense = linears.filter(([, { source }]) => source === null).map(([name]) => name)
+  const dense = linears.filter(([, { linear }]) => linear.source === null).map(([name]) => name)
   // a tied output layer is a Linear to readers, and dense
   if (!linears.some(([name]) => name === HEAD)) dense.push(HEAD)
   return { inputs, tensors, quantization: weightFormat(method).config(new Map(others), dense) }
@@ -148,7 +150,7 @@ export async function loadWeights(
   const names = fileNames(file, family)
   const weights = family.weights(model)
   const linears = new Map(
-    [...linearsByName(model, weights).values()].map((linear) => [linear.weight, linear]),
+    [...linearsByName(model, weights).values()].map(({ linear }) => [linear.weight, linear]),
   )
   const wanted = checkNames(file, { weights, names, linears, suffixes: reader?.suffixes ?? [] })
 
@@ -184,7 +186,8 @@ export async function loadWeights(
       continue
     }
     const nameOf = (suffix: string): string | undefined => names.get(own.replace(/weight$/, suffix))
-    const source = await reader?.read({ file: counted, uploader, nameOf, shape: tensor.shape, device })
+    const { shape } = tensor
+    const source = await reader?.read({ file: counted, uploader, nameOf, shape, transposed, device })
     if (source) linear.replaceWeight(source)
     else {
       const dtype = replace === null ? tensor.dtype : dtypeOf(file, name)

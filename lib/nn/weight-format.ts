@@ -26,13 +26,21 @@ export interface WeightFile {
   readPart(name: string, begin: number, target: Uint8Array): Promise<void>
 }
 
+/** A Linear, and how files hold its matrix. */
+export interface FiledLinear {
+  readonly linear: Linear
+  /** As [in, out] (Hugging Face's Conv1D). */
+  readonly transposed: boolean
+}
+
 /** Reads the weights of one folder's Linears. */
 export interface WeightReader {
   /** Ends of names, beside `weight`, that belong to them. */
   readonly suffixes: readonly string[]
   /**
-   * The weights of a Linear [out, in]; null when the file has dense ones.
-   * @param place `nameOf`: the file's name of the tensor that ends so; undefined when there is none
+   * The weights of a Linear; null when the file has dense ones.
+   * @param place `nameOf`: the file's name of the tensor that ends so; undefined when there is none. `shape`:
+   *   [out, in]; `transposed`: the file has [in, out]
    * @throws FormatError naming file and tensor
    */
   read(place: {
@@ -40,6 +48,7 @@ export interface WeightReader {
     readonly uploader: Uploader
     readonly nameOf: (suffix: string) => string | undefined
     readonly shape: readonly number[]
+    readonly transposed: boolean
     readonly device: Device
   }): Promise<WeightSource | null>
 }
@@ -55,7 +64,7 @@ export interface WeightFormat {
    * @param dense names of the model's other Linears
    * @throws ConfigError for weights that it cannot hold
    */
-  config(linears: ReadonlyMap<string, Linear>, dense: readonly string[]): Record<string, unknown>
+  config(linears: ReadonlyMap<string, FiledLinear>, dense: readonly string[]): Record<string, unknown>
 }
 
 const formats = new Map<string, WeightFormat>()

@@ -99,7 +99,7 @@ describe('int8 folders', () => {
     ['4 bits', 'channel', args({ num_bits: 4 }), /num_bits must be one of 8/],
     ['floats', 'channel', args({ type: 'float' }), /type must be one of "int"/],
     ['zero points', 'channel', args({ symmetric: false }), /symmetric must be one of true/],
-    ['one scale for all', 'channel', args({ strategy: 'tensor' }), /strategy must be one of "channel", "group", received "tensor"/],
+    ['one scale for all', 'channel', args({ strategy: 'tensor' }), /strategy must be one of "channel", "group", "block", received "tensor"/],
     ['another layout', 'channel', (config) => { config['format'] = 'pack-quantized' }, /format must be one of .*received "pack-quantized"/],
     ['another layout of one scheme', 'channel', scheme({ format: 'float-quantized' }), /group_0.format must be/],
     ['another method', 'channel', (config) => { config['quant_method'] = 'gptq' }, /quant_method must be one of compressed-tensors, received "gptq"/],

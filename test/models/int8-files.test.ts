@@ -1,12 +1,13 @@
 // int8 weights as files and as an option: folders by compressed-tensors' own compressor
 // (test/golden/int8/make.py), the way back, quantising while loading.
 
-import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import {
+  type CausalLm,
   Decoder,
   Device,
   Gpt2,
@@ -61,7 +62,19 @@ const SIZE = {
   tieWordEmbeddings: false,
 }
 
-describe.each(['channel', 'group'])('a folder of compressed-tensors, %s', (name) => {
+const LLAMA_PARTS = [
+  ['model.layers.0.selfAttn.kProj', 'model.layers.0.self_attn.k_proj'],
+  ['model.layers.1.mlp.downProj', 'model.layers.1.mlp.down_proj'],
+] as const
+// a square one: the wrong way round it would fit
+const GPT2_PARTS = [['transformer.h.0.attn.cProj', 'transformer.h.0.attn.c_proj']] as const
+
+describe.each([
+  ['channel', LLAMA_PARTS],
+  ['group', LLAMA_PARTS],
+  ['gpt2-channel', GPT2_PARTS],
+  ['gpt2-blocks', GPT2_PARTS],
+] as const)('a folder of compressed-tensors, %s', (name, parts) => {
   expectNoLeaks()
   const { tensors } = readSafetensors(`${golden}${name}/expected.safetensors`)
   const ids = tensors.get('ids')
@@ -74,12 +87,12 @@ describe.each(['channel', 'group'])('a folder of compressed-tensors, %s', (name)
     const error = relativeL2(await read(logits), tensors.get('logits')?.values ?? [])
     expect(error).toBeLessThan(LOGITS_LIMIT.f32)
     const weights = sources(model)
-    for (const [path, key] of [
-      ['model.layers.0.selfAttn.kProj', 'model.layers.0.self_attn.k_proj'],
-      ['model.layers.1.mlp.downProj', 'model.layers.1.mlp.down_proj'],
-    ]) {
-      const dense = await read((weights.get(path ?? '') as Int8Weight).dequantize())
-      expect(dense).toEqual([...(tensors.get(`dequantized.${key}.weight`)?.values ?? [])])
+    for (const [path, key] of parts) {
+      // Conv1D's matrix lies the other way round
+      const own = (weights.get(path) as Int8Weight).dequantize()
+      const dense = name.startsWith('gpt2') ? own.transpose() : own
+      expect(await read(dense)).toEqual([...(tensors.get(`dequantized.${key}.weight`)?.values ?? [])])
+      own.dispose()
     }
   })
 
@@ -233,9 +246,71 @@ describe('quantise', () => {
     await expect(saveModel(ragged, join(out, 'ragged'))).rejects.toThrow(
       /down_proj has rows of 80 weights in groups of 32/,
     )
-    using gpt2 = new Gpt2({ vocabSize: 64, nEmbd: 32, nLayer: 1, nHead: 2 })
-    quantizeLinears(gpt2)
-    await expect(saveModel(gpt2, join(out, 'gpt2'))).rejects.toThrow(/Conv1D/)
+    using gpt2 = new Gpt2({ vocabSize: 64, nEmbd: 32, nInner: 80, nLayer: 1, nHead: 2 })
+    quantizeLinears(gpt2, { group: 32 })
+    await expect(saveModel(gpt2, join(out, 'gpt2'))).rejects.toThrow(
+      /mlp.c_proj has rows of 80 weights in groups of 32/,
+    )
+  })
+})
+
+describe('GPT-2', () => {
+  expectNoLeaks()
+  const ids = [5, 9, 7, 31, 8]
+  const logitsOf = async (of: CausalLm): Promise<number[]> =>
+    read(noGrad(() => scope(() => of.forward(tensor(ids, { shape: [1, ids.length], dtype: 'i32' })))))
+
+  test.each([
+    [0, true, 'float'],
+    [32, true, 'float'],
+    [64, false, 'float'],
+    [0, false, 'int8'],
+    [32, true, 'int8'],
+  ] as const)('saved and loaded: the same bits, group %i, tied %s, activations %s', async (...kind) => {
+    const [group, tieWordEmbeddings, activations] = kind
+    const folder = join(out, `gpt2-${kind.join('-')}`)
+    const shape = { vocabSize: 64, nEmbd: 64, nLayer: 2, nHead: 4, nPositions: 32, initializerRange: 0.2 }
+    using model = new Gpt2({ ...shape, tieWordEmbeddings }, { dtype: 'bf16', seed: 2 })
+    quantizeLinears(model, { group, activations })
+    const expected = await logitsOf(model)
+    await saveModel(model, folder)
+    using again = await loadModel(folder)
+    expect(await logitsOf(again)).toEqual(expected)
+    const found = [...sources(again).values()]
+    expect(found).toHaveLength(tieWordEmbeddings ? 8 : 9)
+    for (const weight of found) expect(weight).toMatchObject({ group, activations })
+    // and from there, once more, the same files
+    await saveModel(again, join(folder, 'again'))
+    for (const file of ['config.json', 'model.safetensors']) {
+      expect(await readFile(join(folder, 'again', file))).toEqual(await readFile(join(folder, file)))
+    }
+  })
+
+  test('groups of another kind are refused: along outputs, or of another width', async () => {
+    using model = new Gpt2({ vocabSize: 64, nEmbd: 64, nLayer: 1, nHead: 4, nPositions: 32 })
+    quantizeLinears(model, { group: 32 })
+    const folder = join(out, 'gpt2-refused')
+    await saveModel(model, folder)
+    const path = join(folder, 'config.json')
+    const plain = await readFile(path, 'utf8')
+    for (const [weights, message] of [
+      [
+        { strategy: 'block', block_structure: [32, 32] },
+        /weights.block_structure must be \[n, 1\] .* \[32,32\]/,
+      ],
+      [{ strategy: 'block', block_structure: '32' }, /weights.block_structure must be/],
+      [{ strategy: 'block', block_structure: [64, 1] }, /c_attn.weight_scale must be \[1,192\] .*\[2,192\]/],
+      [
+        { strategy: 'group', group_size: 32 },
+        /c_attn.weight_scale must be of a scheme for matrices \[in, out\]/,
+      ],
+    ] as const) {
+      const config = JSON.parse(plain)
+      const scheme = config.quantization_config.config_groups.group_0
+      scheme.weights = { ...scheme.weights, block_structure: null, ...weights }
+      await writeFile(path, JSON.stringify(config))
+      await expect(loadModel(folder), JSON.stringify(weights)).rejects.toThrow(message)
+    }
   })
 })
 
