@@ -34,6 +34,7 @@ export class Run {
   readonly #subject: Subject
   readonly #settings: TrainerSettings
   readonly #emit: (event: TrainerEvent) => void
+  readonly #now: () => number
   readonly #optimizer: AdamW
   readonly #trained: ReadonlyMap<string, Tensor>
   #identity: Identity = {}
@@ -46,7 +47,12 @@ export class Run {
   #lastDone = 0
   #speed = 0
 
-  constructor(subject: Subject, settings: TrainerSettings, emit: (event: TrainerEvent) => void) {
+  /** @param options now: milliseconds */
+  constructor(
+    subject: Subject,
+    settings: TrainerSettings,
+    { emit, now }: { readonly emit: (event: TrainerEvent) => void; readonly now: () => number },
+  ) {
     const trainable = [...subject.parameters()].filter(([, { requiresGrad }]) => requiresGrad)
     if (trainable.length === 0) throw new ConfigError(`Trainer: nothing in the ${subject.kind} is trainable`)
     const { learningRate, weightDecay, betas, eps } = settings.optimizer
@@ -54,6 +60,7 @@ export class Run {
     this.#subject = subject
     this.#settings = settings
     this.#emit = emit
+    this.#now = now
     this.#optimizer = new AdamW({ parameters: trainable, learningRate, weightDecay, betas, eps, clipNorm })
     this.#trained = new Map(trainable)
     this.#steps = settings.steps ?? 0
@@ -139,11 +146,11 @@ export class Run {
     let pending: Pending | null = null
     let evaluationMs = 0
     if (settings.evalOnStart && this.#step === 0) {
-      const before = performance.now()
+      const before = this.#now()
       await this.#evaluate(emit)
-      evaluationMs = performance.now() - before
+      evaluationMs = this.#now() - before
     }
-    const started = performance.now()
+    const started = this.#now()
     const firstStep = this.#step
     this.#lastDone = started
     let reason: 'steps' | 'earlyStopping' | 'stopped' = 'steps'
@@ -176,7 +183,7 @@ export class Run {
       if (this.#steps === 0 && this.#step === MEASURED_STEPS) {
         await this.#report(pending, emit)
         pending = null
-        await this.#fixSteps((performance.now() - started) / (this.#step - firstStep), evaluationMs)
+        await this.#fixSteps((this.#now() - started) / (this.#step - firstStep), evaluationMs)
         rate = this.#rate()
       }
       const last = this.#step === this.#steps
@@ -202,7 +209,7 @@ export class Run {
         await this.#save(folder, log, last || reason === 'earlyStopping')
       }
       if (stop) break
-      this.#lastDone = performance.now()
+      this.#lastDone = this.#now()
     }
     next.catch(() => undefined) // read ahead for nothing
     await this.#end(log, reason)
@@ -238,7 +245,7 @@ export class Run {
     emit: (event: TrainerEvent) => void,
   ): Promise<void> {
     const { loss, gradientNorm } = await values
-    const now = performance.now()
+    const now = this.#now()
     const speed = tokens / ((now - this.#lastDone) / 1000)
     // the mean of about the last ten steps
     this.#speed = this.#speed === 0 ? speed : 0.9 * this.#speed + 0.1 * speed

@@ -27,11 +27,20 @@ export interface TrainSummary {
 export class Trainer {
   readonly #subject: Subject
   readonly #settings: TrainerSettings
+  readonly #now: () => number
   #running = false
 
-  /** @throws ConfigError, ValueError naming the option */
-  constructor(model: CausalLm | TrainTarget, options: TrainerOptions) {
+  /**
+   * @param clock now: milliseconds that `minutes` and speeds are measured by; the process's when left out
+   * @throws ConfigError, ValueError naming the option
+   */
+  constructor(
+    model: CausalLm | TrainTarget,
+    options: TrainerOptions,
+    { now = () => performance.now() }: { readonly now?: () => number } = {},
+  ) {
     this.#settings = completeOptions(options)
+    this.#now = now
     const target = model instanceof CausalLm ? plainTarget(model) : model
     if (!(target?.model instanceof CausalLm)) {
       throw new ConfigError(`Trainer: expected a model or a Decoder, received ${shown(model)}`)
@@ -69,7 +78,7 @@ export class Trainer {
     let release: (() => void) | null = null
     try {
       release = this.#subject.begin()
-      run = new Run(this.#subject, this.#settings, (event) => queue.push(event))
+      run = new Run(this.#subject, this.#settings, { emit: (event) => queue.push(event), now: this.#now })
     } catch (error) {
       release?.()
       this.#running = false

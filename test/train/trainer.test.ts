@@ -125,24 +125,32 @@ describe('a run', () => {
     expect(saved.map((line) => (line as TrainerEvent).step)).toEqual([6, 11])
   })
 
-  test('minutes fix the number of steps once, and it is saved', async () => {
-    const minutes = 0.05
-    const given = options({ evalOnStart: true, evalEvery: 0.5, saveEvery: 0, minutes })
-    const { steps: _, ...timed } = given
-    let steps = 0
+  test('minutes fix the number of steps once, by the speed of the first ones, and it is saved', async () => {
+    // a clock that goes 50 ms with every micro-batch, of training or evaluation, and else stands still
+    let clock = 0
+    const timed = (of: Decoder, given: TrainerOptions): Trainer => {
+      const loss = of.model.loss.bind(of.model)
+      of.model.loss = (...args) => {
+        clock += 50
+        return loss(...args)
+      }
+      return new Trainer(of, given, { now: () => clock })
+    }
+    const { steps: _, ...given } = options({ evalOnStart: true, evalEvery: 0.5, saveEvery: 0, minutes: 0.15 })
+    // three evaluations, two micro-batches of 50 ms a step
+    const evaluationMs = 50 * Math.ceil(validation.rows / 2)
+    const steps = Math.floor((0.15 * 60_000 - 3 * evaluationMs) / 100)
+    expect(steps).toBeGreaterThan(22)
     {
       using model = decoder()
-      const seen = await events(
-        new Trainer(model, timed),
-        (event) => event.type === 'step' && event.step > 20 && event.steps > 0,
-      )
-      const last = seen.at(-1)
-      if (last?.type === 'step') steps = last.steps
+      const seen = await events(timed(model, given), ({ type, step }) => type === 'step' && step >= 21)
+      expect(seen.at(-1)).toMatchObject({ type: 'step', steps })
       expect(JSON.parse(readFileSync(join(given.out, 'plan.json'), 'utf8'))).toMatchObject({ steps })
-      expect(steps).toBeGreaterThan(20)
     }
     using model = decoder()
-    const summary = await new Trainer(model, { ...timed, resume: true }).finish()
+    // as slow as it may be now
+    const now = (): number => 1000 * clock
+    const summary = await new Trainer(model, { ...given, resume: true }, { now }).finish()
     expect(summary.steps).toBe(steps)
     const evals = metrics(given.out).filter((line) => (line as TrainerEvent).type === 'eval')
     expect(evals.map((line) => (line as TrainerEvent).step)).toEqual([0, Math.ceil(steps / 2), steps])
