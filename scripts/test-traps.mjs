@@ -191,7 +191,10 @@ const patches = readdirSync(join(root, 'test/traps'))
 
 async function tryClean() {
   const from = performance.now()
-  const files = only.length === 0 ? {} : { name: `trap (${only.map((n) => n.slice(0, 2).replace(/^0/, '0?')).join('|')})` }
+  const files =
+    only.length === 0
+      ? {}
+      : { name: `trap (${only.map((n) => n.slice(0, 2).replace(/^0/, '0?')).join('|')})` }
   const { tests, error } = await runTests(root, files)
   const seconds = (performance.now() - from) / 1000
   if (error) return report('trap tests without a patch', error, seconds)

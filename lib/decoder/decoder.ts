@@ -213,8 +213,9 @@ export class Decoder {
   }
 
   /** A short continuation, alike for alike weights: what a Trainer shows of a run. */
-  sample(prompt: string, adapter: LoraAdapter | null = null): Promise<string> {
-    const options = { maxNewTokens: 64, temperature: 0.7, topP: 0.92, seed: 0, adapter }
+  sample(prompt: string, adapter: LoraAdapter | null = null, signal?: AbortSignal): Promise<string> {
+    const answer = { maxNewTokens: 64, temperature: 0.7, topP: 0.92, seed: 0 }
+    const options = { ...answer, adapter, ...(signal !== undefined && { signal }) }
     return this.generate(prompt, options).text()
   }
 

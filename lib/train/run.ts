@@ -11,14 +11,14 @@ import { AdamW } from '../optim/adam-w.ts'
 import { schedule } from '../optim/schedule.ts'
 import { ConfigError, DivergedError } from '../runtime/errors.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import type { TrainerEvent } from './events.ts'
+import type { DoneEvent, TrainerEvent } from './events.ts'
 import { allFinite } from './finite.ts'
 import { checkSameRun, differences, type Identity, identityOf } from './identity.ts'
 import { MetricsLog } from './metrics.ts'
 import { defaultWarmup, MEASURED_STEPS, stepsBetween, type TrainerSettings } from './options.ts'
 import { openRunFolder, PLAN_FILE } from './run-folder.ts'
-import { loadOptimizer, loadState, type RunState, saveState } from './state.ts'
-import { enqueueStep, evaluate, type StepValues } from './step.ts'
+import { loadOptimizer, loadState, type Owed, type RunState, saveState } from './state.ts'
+import { type Evaluation, enqueueStep, evaluate, type StepValues } from './step.ts'
 import type { Subject } from './subject.ts'
 
 const FRESH = { metricsLength: 0, finished: false }
@@ -43,7 +43,9 @@ export class Run {
   #best: RunState['best'] = null
   #evaluationsSinceBest = 0
   #skippedInRow = 0
-  #stopping = false
+  /** Of the step done last. */
+  #owed: Owed | null = null
+  readonly #stop = new AbortController()
   #lastDone = 0
   #speed = 0
 
@@ -66,9 +68,16 @@ export class Run {
     this.#steps = settings.steps ?? 0
   }
 
-  /** Ends after the step that runs, with a checkpoint. */
+  /**
+   * Ends after the step that runs, with a checkpoint; an evaluation is left at once, for the run that goes on
+   * to do.
+   */
   stop(): void {
-    this.#stopping = true
+    this.#stop.abort()
+  }
+
+  get #stopping(): boolean {
+    return this.#stop.signal.aborted
   }
 
   async run(): Promise<void> {
@@ -119,6 +128,7 @@ export class Run {
     this.#best = state.best
     this.#evaluationsSinceBest = state.evaluationsSinceBest
     this.#skippedInRow = state.skippedInRow
+    this.#owed = state.owed
     const finished = state.finished && this.#steps === state.maxSteps
     return { metricsLength: state.metricsLength, finished }
   }
@@ -135,7 +145,7 @@ export class Run {
 
   async #loop(folder: CheckpointFolder, log: MetricsLog): Promise<void> {
     const settings = this.#settings
-    const { evalEvery, saveEvery, validation, dropout: p, seed, recompute } = settings
+    const { evalEvery, saveEvery, dropout: p, seed, recompute } = settings
     const keys = new DropoutKeys({ seed })
     const emit = (event: TrainerEvent): void => {
       log.write(event)
@@ -147,15 +157,15 @@ export class Run {
     let evaluationMs = 0
     if (settings.evalOnStart && this.#step === 0) {
       const before = this.#now()
-      await this.#evaluate(emit)
+      if (await this.#evaluate(emit)) await this.#showSamples(emit)
       evaluationMs = this.#now() - before
     }
-    const started = this.#now()
     const firstStep = this.#step
+    let reason = this.#owed === null ? null : await this.#afterStep(folder, log, { emit, saved: true })
+    const started = this.#now()
     this.#lastDone = started
-    let reason: 'steps' | 'earlyStopping' | 'stopped' = 'steps'
 
-    while (this.#steps === 0 || this.#step < this.#steps) {
+    while (reason === null && (this.#steps === 0 || this.#step < this.#steps)) {
       if (this.#stopping && this.#step === firstStep) {
         // before the first step there is nothing that the folder does not hold already
         reason = 'stopped'
@@ -186,36 +196,56 @@ export class Run {
         await this.#fixSteps((this.#now() - started) / (this.#step - firstStep), evaluationMs)
         rate = this.#rate()
       }
-      const last = this.#step === this.#steps
-      const due = (every: number): boolean => {
-        if (every === 0 || (every < 1 && this.#steps === 0)) return false
-        return this.#step % stepsBetween(every, this.#steps) === 0
-      }
-      const ending = last || this.#stopping
-      if (!(ending || due(evalEvery) || due(saveEvery))) continue
+      const ending = this.#step === this.#steps || this.#stopping
+      if (!(ending || this.#due(evalEvery) || this.#due(saveEvery))) continue
 
       if (pending !== null) await this.#report(pending, emit)
       pending = null
-      let improved = false
-      if (validation !== null && (last || due(evalEvery))) {
-        improved = await this.#evaluate(emit)
-        const patience = settings.earlyStopping?.patience
-        if (patience !== undefined && this.#evaluationsSinceBest >= patience && !last)
-          reason = 'earlyStopping'
-      }
-      if (this.#stopping && !last) reason = 'stopped'
-      const stop = last || reason !== 'steps'
-      if (stop || due(saveEvery) || (improved && settings.keepBest)) {
-        await this.#save(folder, log, last || reason === 'earlyStopping')
-      }
-      if (stop) break
+      reason = await this.#afterStep(folder, log, { emit, saved: false })
       this.#lastDone = this.#now()
     }
     next.catch(() => undefined) // read ahead for nothing
-    await this.#end(log, reason)
+    await this.#end(log, reason ?? 'steps')
   }
 
-  async #end(log: MetricsLog, reason: 'steps' | 'earlyStopping' | 'stopped'): Promise<void> {
+  /** Whether what is asked for every so many steps comes after this one. */
+  #due(every: number): boolean {
+    if (every === 0 || (every < 1 && this.#steps === 0)) return false
+    return this.#step % stepsBetween(every, this.#steps) === 0
+  }
+
+  /**
+   * Evaluates and saves where that is due after a step whose numbers were reported.
+   * @param options saved: there is a checkpoint of the step, from which the run went on
+   * @returns why the run ends here; null where it goes on
+   */
+  async #afterStep(
+    folder: CheckpointFolder,
+    log: MetricsLog,
+    { emit, saved }: { readonly emit: (event: TrainerEvent) => void; readonly saved: boolean },
+  ): Promise<DoneEvent['reason'] | null> {
+    const { evalEvery, saveEvery, validation, keepBest, earlyStopping } = this.#settings
+    const last = this.#step === this.#steps
+    const evaluates = validation !== null && (last || this.#due(evalEvery))
+    // steps may have grown, so that what was owed is no longer due
+    this.#owed = evaluates ? (this.#owed ?? 'evaluation') : null
+    if (this.#owed === 'evaluation' && (await this.#evaluate(emit))) this.#owed = 'samples'
+    if (this.#owed === 'samples' && (await this.#showSamples(emit))) this.#owed = null
+    const improved = evaluates && this.#owed !== 'evaluation' && this.#best?.step === this.#step
+    const patience = earlyStopping?.patience ?? Number.POSITIVE_INFINITY
+
+    let reason: DoneEvent['reason'] | null = null
+    if (this.#owed !== null) reason = 'stopped'
+    else if (last) reason = 'steps'
+    else if (evaluates && this.#evaluationsSinceBest >= patience) reason = 'earlyStopping'
+    else if (this.#stopping) reason = 'stopped'
+    if (!saved && (reason !== null || this.#due(saveEvery) || (improved && keepBest))) {
+      await this.#save(folder, log, reason === 'steps' || reason === 'earlyStopping')
+    }
+    return reason
+  }
+
+  async #end(log: MetricsLog, reason: DoneEvent['reason']): Promise<void> {
     if (reason !== 'stopped') await this.#subject.save(this.#settings.out)
     const done = { type: 'done', step: this.#step, reason, best: this.#best } as const
     log.write(done)
@@ -286,25 +316,48 @@ export class Run {
     await writeAtomic(join(out, PLAN_FILE), (write) => write(plan))
   }
 
-  /** Whether the loss is the lowest so far. */
+  /** @returns false when a stop cut it short: then it was none */
   async #evaluate(emit: (event: TrainerEvent) => void): Promise<boolean> {
-    const { validation, batchSize, evalRows, samplePrompts } = this.#settings
-    if (validation === null) return false
+    const { validation, batchSize, evalRows } = this.#settings
+    if (validation === null) return true
+    const { signal } = this.#stop
     const step = this.#step
     const { model, judged: adapter } = this.#subject
     const rows = validation.once(batchSize, { maxRows: evalRows })
-    const { loss, perplexity, tokens } = await evaluate(model, rows, { adapter })
+    let evaluation: Evaluation
+    try {
+      evaluation = await evaluate(model, rows, { adapter, signal })
+    } catch (error) {
+      if (signal.aborted && error === signal.reason) return false
+      throw error
+    }
+    const { loss, perplexity, tokens } = evaluation
     // before the first step there is no checkpoint that could be the best
     const best = step > 0 && Number.isFinite(loss) && (this.#best === null || loss < this.#best.loss)
     if (best) this.#best = { loss, step }
     if (step > 0) this.#evaluationsSinceBest = best ? 0 : this.#evaluationsSinceBest + 1
     emit({ type: 'eval', step, loss, perplexity, tokens, best })
-    if (samplePrompts.length > 0) await this.#subject.publish()
+    return true
+  }
+
+  /** @returns false when a stop cut it short: then none was shown */
+  async #showSamples(emit: (event: TrainerEvent) => void): Promise<boolean> {
+    const { samplePrompts } = this.#settings
+    if (samplePrompts.length === 0) return true
+    const { signal } = this.#stop
+    await this.#subject.publish()
+    const shown: TrainerEvent[] = []
     for (const prompt of samplePrompts) {
-      const text = await this.#subject.sample(prompt)
-      if (text !== undefined) emit({ type: 'sample', step, prompt, text })
+      try {
+        const text = await this.#subject.sample(prompt, signal)
+        if (text !== undefined) shown.push({ type: 'sample', step: this.#step, prompt, text })
+      } catch (error) {
+        if (!signal.aborted) throw error
+      }
+      if (signal.aborted) return false
     }
-    return best
+    for (const event of shown) emit(event)
+    return true
   }
 
   /**
@@ -343,6 +396,7 @@ export class Run {
         skippedInRow: this.#skippedInRow,
         metricsLength,
         finished,
+        owed: this.#owed,
         settings: this.#identity,
       })
     })

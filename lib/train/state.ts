@@ -10,6 +10,9 @@ import { FormatError } from '../runtime/errors.ts'
 const STATE = 'trainer_state.json'
 const OPTIMIZER = 'optimizer.safetensors'
 
+/** What a stop cut short after the step: a run that goes on does it first. */
+export type Owed = 'evaluation' | 'samples'
+
 /** Names as Hugging Face's trainer has them where it has them. */
 export interface RunState {
   readonly globalStep: number
@@ -23,6 +26,7 @@ export interface RunState {
   /** Bytes of metrics.jsonl. */
   readonly metricsLength: number
   readonly finished: boolean
+  readonly owed: Owed | null
   readonly settings: Readonly<Record<string, unknown>>
 }
 
@@ -39,6 +43,7 @@ export async function saveState(folder: string, optimizer: AdamW, state: RunStat
     skipped_in_row: state.skippedInRow,
     metrics_length: state.metricsLength,
     finished: state.finished,
+    owed: state.owed,
     settings: state.settings,
   }
   const bytes = new TextEncoder().encode(`${JSON.stringify(json, null, 2)}\n`)
@@ -56,7 +61,12 @@ export async function loadState(folder: string): Promise<RunState> {
     }
     return value
   }
-  const { settings } = json
+  const { settings, owed = null } = json
+  if (owed !== null && owed !== 'evaluation' && owed !== 'samples') {
+    throw new FormatError(
+      `${path}: owed: expected evaluation, samples or null, found ${JSON.stringify(owed)}`,
+    )
+  }
   if (typeof settings !== 'object' || settings === null) {
     throw new FormatError(
       `${path}: settings: expected an object, found ${JSON.stringify(settings) ?? 'nothing'}`,
@@ -72,6 +82,7 @@ export async function loadState(folder: string): Promise<RunState> {
     skippedInRow: number('skipped_in_row'),
     metricsLength: number('metrics_length'),
     finished: json['finished'] === true,
+    owed,
     settings: settings as Record<string, unknown>,
   }
 }

@@ -98,7 +98,7 @@ export interface Evaluation {
 }
 
 /**
- * The loss of a model over batches; nothing is trained and nothing dropped.
+ * The loss of a model over batches; nothing is trained and nothing dropped. An abort cancels what has not run.
  * @throws ValueError when they have no target; the signal's reason
  */
 export async function evaluate(
@@ -106,6 +106,9 @@ export async function evaluate(
   batches: AsyncIterable<Batch>,
   { signal, adapter = null }: { readonly signal?: AbortSignal; readonly adapter?: WeightAdapter | null } = {},
 ): Promise<Evaluation> {
+  const { device } = model.parameters()[0] as Tensor
+  const owner = device.newOwner()
+  const cancel = (): void => device.cancel(owner)
   let sum = 0
   let tokens = 0
   let pending: { value: Promise<number>; targets: number } | null = null
@@ -115,21 +118,28 @@ export async function evaluate(
     tokens += pending.targets
     pending = null
   }
-  for await (const batch of batches) {
-    signal?.throwIfAborted()
-    if (batch.targets === 0) continue
-    const value = taken(
-      scope(() =>
-        noGrad(() => {
-          const { ids, labels, positions, first } = upload(model, batch)
-          return model.loss(ids, labels, { positions, first, adapter })
-        }),
-      ),
+  const lossOf = (batch: Batch): Tensor =>
+    scope(() =>
+      noGrad(() => {
+        const { ids, labels, positions, first } = upload(model, batch)
+        return model.loss(ids, labels, { positions, first, adapter })
+      }),
     )
+  signal?.addEventListener('abort', cancel, { once: true })
+  try {
+    for await (const batch of batches) {
+      signal?.throwIfAborted()
+      if (batch.targets === 0) continue
+      const value = taken(device.activeQueue.withOwner(owner, () => lossOf(batch)))
+      await settle()
+      pending = { value, targets: batch.targets }
+    }
     await settle()
-    pending = { value, targets: batch.targets }
+  } catch (error) {
+    throw signal?.aborted ? signal.reason : error
+  } finally {
+    signal?.removeEventListener('abort', cancel)
   }
-  await settle()
   if (tokens === 0) throw new ValueError('evaluate: there is nothing to judge: no token is a target')
   const loss = sum / tokens
   return { loss, perplexity: Math.exp(loss), tokens }

@@ -15,8 +15,8 @@ export interface TrainTarget {
   save(folder: string): Promise<void>
   /** Puts the weights of such a folder into the model. */
   restore(folder: string): Promise<void>
-  /** Continues a prompt. */
-  sample?(prompt: string, adapter: LoraAdapter | null): Promise<string>
+  /** Continues a prompt; an abort may end it early. */
+  sample?(prompt: string, adapter: LoraAdapter | null, signal?: AbortSignal): Promise<string>
 }
 
 export interface Subject {
@@ -33,7 +33,7 @@ export interface Subject {
   restore(folder: string): Promise<void>
   /** Makes what generation reads what it is now. */
   publish(): Promise<void>
-  sample(prompt: string): Promise<string> | undefined
+  sample(prompt: string, signal: AbortSignal): Promise<string> | undefined
   /** @returns ends the training, with everything else as it was */
   begin(): () => void
 }
@@ -52,7 +52,7 @@ export function subjectOf(target: TrainTarget, adapter: LoraAdapter | null): Sub
       save: (folder) => target.save(folder),
       restore: (folder) => target.restore(folder),
       publish: async () => undefined,
-      sample: (prompt) => target.sample?.(prompt, null),
+      sample: (prompt, signal) => target.sample?.(prompt, null, signal),
       begin: () => holdForTraining(model, 'whole'),
     }
   }
@@ -67,7 +67,7 @@ export function subjectOf(target: TrainTarget, adapter: LoraAdapter | null): Sub
     save: (folder) => adapter.save(folder),
     restore: (folder) => adapter.restore(folder),
     publish: () => adapter.publish(),
-    sample: (prompt) => target.sample?.(prompt, adapter),
+    sample: (prompt, signal) => target.sample?.(prompt, adapter, signal),
     begin() {
       const unhold = adapter.beginTraining()
       try {

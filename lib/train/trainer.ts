@@ -63,7 +63,8 @@ export class Trainer {
 
   /**
    * Starts, and gives the events as they come. Leaving the loop finishes the step and saves; so does an
-   * abort, which then throws the signal's reason.
+   * abort, which then throws the signal's reason. An evaluation is left at once, and done by the run that
+   * goes on.
    * @throws ConfigError for a folder in use; DivergedError; what the device or the file system throws
    */
   async *run(options: { signal?: AbortSignal } = {}): AsyncGenerator<TrainerEvent, void, void> {

@@ -261,6 +261,102 @@ describe('going on', () => {
     expect(weights(given.out)).toBe(reference.weights)
   })
 
+  describe('a stop in an evaluation', () => {
+    const more = { keepBest: true, samplePrompts: ['line '], evalOnStart: true, evalEvery: 4, keepLast: 9 }
+    const judged = (out: string): unknown[] =>
+      metrics(out).filter((line) => ['step', 'eval', 'sample'].includes((line as TrainerEvent).type))
+    let whole: { out: string; weights: string }
+    beforeAll(async () => {
+      using model = decoder()
+      const given = options(more)
+      await new Trainer(model, given).finish()
+      whole = { out: given.out, weights: weights(given.out) }
+    })
+
+    /** Runs until `aim` says of an evaluation's micro-batch that it is the one to stop in; how many came after. */
+    async function stopIn(
+      given: TrainerOptions,
+      aim: (evaluation: number, batch: number) => boolean,
+    ): Promise<number> {
+      using model = decoder()
+      const controller = new AbortController()
+      const loss = model.model.loss.bind(model.model)
+      const evaluations = [0, 4, 8, 12]
+      const resumed = (await completeCheckpoints(given.out).catch(() => [])).at(-1) ?? 0
+      let left = evaluations.filter((step) => step >= resumed).length
+      let batch = 0
+      let after = 0
+      model.model.loss = (ids, labels, sequence) => {
+        // only evaluations go without dropout
+        if (sequence?.dropout != null) {
+          if (batch > 0) left--
+          batch = 0
+        } else {
+          if (controller.signal.aborted) after++
+          if (aim(evaluations.length - left, batch++)) controller.abort(new Error('enough'))
+        }
+        return loss(ids, labels, sequence)
+      }
+      await expect(new Trainer(model, { ...given, resume: true }).finish(controller)).rejects.toThrow(
+        'enough',
+      )
+      return after
+    }
+
+    test.each([
+      ['before the first step', 0, null],
+      ['in the middle', 1, 4],
+      ['at the end', 3, 12],
+    ])('%s acts within a batch; whoever goes on does it first', async (_, which, step) => {
+      const given = options(more)
+      expect(await stopIn(given, (evaluation, batch) => evaluation === which && batch === 3)).toBeLessThan(2)
+      expect((await completeCheckpoints(given.out)).at(-1) ?? null).toBe(step)
+      expect(metrics(given.out)).not.toContainEqual(
+        expect.objectContaining({ type: 'eval', step: step ?? 0 }),
+      )
+      // and a second time in the same one
+      if (step !== null) {
+        expect(await stopIn(given, (_evaluation, batch) => batch === 5)).toBeLessThan(2)
+        expect((await completeCheckpoints(given.out)).at(-1)).toBe(step)
+      }
+      using model = decoder()
+      await new Trainer(model, { ...given, resume: true }).finish()
+      expect(weights(given.out)).toBe(whole.weights)
+      expect(judged(given.out)).toEqual(judged(whole.out))
+    })
+
+    test('between two samples: they are shown by whoever goes on, once', async () => {
+      const given = options({ ...more, samplePrompts: ['line ', 'abc'] })
+      {
+        using model = decoder()
+        const controller = new AbortController()
+        const sample = model.sample.bind(model)
+        let samples = 0
+        model.sample = (...args) => {
+          // the first of step 4
+          if (++samples === 3) controller.abort(new Error('enough'))
+          return sample(...args)
+        }
+        await expect(new Trainer(model, given).finish(controller)).rejects.toThrow('enough')
+        expect(samples).toBe(3)
+        expect(metrics(given.out).slice(-2)).toMatchObject([
+          { type: 'checkpoint', step: 4 },
+          { type: 'done', reason: 'stopped' },
+        ])
+      }
+      using model = decoder()
+      await new Trainer(model, { ...given, resume: true }).finish()
+      expect(weights(given.out)).toBe(whole.weights)
+      const kinds = metrics(given.out).map(
+        (line) => `${(line as TrainerEvent).type} ${(line as TrainerEvent).step}`,
+      )
+      for (const step of [0, 4, 8, 12]) {
+        expect(kinds.filter((kind) => kind === `eval ${step}`)).toHaveLength(1)
+        expect(kinds.filter((kind) => kind === `sample ${step}`)).toHaveLength(2)
+      }
+    })
+  })
+
   test('without a checkpoint starts fresh; when finished there is nothing to do', async () => {
     const given = options({ resume: true })
     for (let time = 0; time < 2; time++) {
