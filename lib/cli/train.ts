@@ -15,8 +15,8 @@ import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
 
 const DTYPES = ['f32', 'bf16'] as const
-/** What a resumed run may say anew: how long, and where. */
-const MAY_CHANGE = ['steps', 'epochs', 'resume', 'overwrite', 'device', 'out']
+/** What a resumed run may say anew: how long, where, and when it is looked at. */
+const MAY_CHANGE = ['steps', 'epochs', 'resume', 'overwrite', 'device', 'out', 'save-every', 'eval-every']
 
 export const train: Command = {
   summary: 'trains a model from scratch, or goes on with one',

@@ -22,6 +22,14 @@ export function flatten(value: Readonly<Record<string, unknown>>): Identity {
   return flat
 }
 
+/** When a run is looked at; it decides no weight, but where evaluations may end the run. */
+const LOOKING = ['evalEvery', 'evalOnStart', 'keepBest']
+
+/** Names of an identity that whoever goes on may say anew, besides steps and epochs. */
+export function mayChange({ earlyStopping }: Pick<TrainerSettings, 'earlyStopping'>): readonly string[] {
+  return earlyStopping === null ? LOOKING : []
+}
+
 /**
  * @param trained what the optimizer updates, by name
  * @throws ConfigError when the run's own identity has a name of the Trainer's
@@ -62,11 +70,14 @@ export async function identityOf(
   return { ...given, ...own }
 }
 
-/** What differs, in words, by name: `seed was 0 and is 3`. */
-export function differences(saved: Identity, now: Identity): string[] {
+/**
+ * What differs, in words, by name: `seed was 0 and is 3`.
+ * @param free names that may differ
+ */
+export function differences(saved: Identity, now: Identity, free: readonly string[] = []): string[] {
   const shown = (value: unknown): string => JSON.stringify(value) ?? 'not given'
   return [...new Set([...Object.keys(saved), ...Object.keys(now)])]
-    .filter((name) => JSON.stringify(saved[name]) !== JSON.stringify(now[name]))
+    .filter((name) => !free.includes(name) && JSON.stringify(saved[name]) !== JSON.stringify(now[name]))
     .map((name) => `${name} was ${shown(saved[name])} and is ${shown(now[name])}`)
 }
 
@@ -74,8 +85,8 @@ export function differences(saved: Identity, now: Identity): string[] {
  * Names what differs between the run that was saved and the one that would go on.
  * @throws ConfigError
  */
-export function checkSameRun(saved: Identity, now: Identity): void {
-  const found = differences(saved, now)
+export function checkSameRun(saved: Identity, now: Identity, free: readonly string[]): void {
+  const found = differences(saved, now, free)
   if (found.length === 0) return
   throw new ConfigError(
     `Trainer: the run in this folder had other options: ${found.join('; ')}. Only steps and epochs may grow.`,

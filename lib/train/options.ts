@@ -65,7 +65,9 @@ export interface TrainerOptions {
   readonly overwrite?: boolean
   /**
    * What else makes this run what it is (a version of the data, of the code), as JSON holds it: to go on with
-   * the run it must be the same, as all options must but for `steps` and `epochs`. Default `{}`.
+   * the run it must be the same, as all options must that decide numbers. What may change: `steps` and `epochs`,
+   * upwards; `saveEvery`, `keepLast`, `keepBest`, `samplePrompts`, `recompute`, `maxSkipped`; and, without early
+   * stopping, `evalEvery` and `evalOnStart`. Default `{}`.
    */
   readonly identity?: Readonly<Record<string, unknown>>
 }

@@ -13,7 +13,7 @@ import { ConfigError, DivergedError } from '../runtime/errors.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { DoneEvent, TrainerEvent } from './events.ts'
 import { allFinite } from './finite.ts'
-import { checkSameRun, differences, type Identity, identityOf } from './identity.ts'
+import { checkSameRun, differences, type Identity, identityOf, mayChange } from './identity.ts'
 import { MetricsLog } from './metrics.ts'
 import { defaultWarmup, MEASURED_STEPS, stepsBetween, type TrainerSettings } from './options.ts'
 import { openRunFolder, PLAN_FILE } from './run-folder.ts'
@@ -115,7 +115,7 @@ export class Run {
     if (newest === undefined) return FRESH
     const from = folder.folderOf(newest)
     const state = await loadState(from)
-    checkSameRun(state.settings, this.#identity)
+    checkSameRun(state.settings, this.#identity, mayChange(this.#settings))
     if (this.#settings.minutes !== null) this.#steps = state.maxSteps
     if (this.#steps < state.maxSteps) {
       throw new ConfigError(
@@ -138,8 +138,9 @@ export class Run {
     if (this.#steps > 0) return
     const path = join(this.#settings.out, PLAN_FILE)
     const plan = await ifThere(readJsonObject(path))
-    const same =
-      plan !== null && differences((plan['settings'] ?? {}) as Identity, this.#identity).length === 0
+    if (plan === null) return
+    const free = mayChange(this.#settings)
+    const same = differences((plan['settings'] ?? {}) as Identity, this.#identity, free).length === 0
     if (same && Number.isInteger(plan['steps'])) this.#steps = plan['steps'] as number
   }
 

@@ -238,17 +238,18 @@ describe('a folder and what may go into it', () => {
     const config = (keys: object): void => writeFileSync(join(folder, 'shape.json'), JSON.stringify(keys))
     config({ rmsNormEps: 1e-5 })
     expect(train('again', '--config', 'shape.json').err).toBe('')
-    expect(train('again', '--config', 'shape.json', '--resume').status).toBe(0)
+    const often = ['--save-every', '1', '--eval-every', '1']
+    expect(train('again', '--config', 'shape.json', '--resume', ...often).status).toBe(0)
     config({ rmsNormEps: 1e-6, ropeTheta: 500 })
     const before = readdirSync(join(folder, 'again'), { recursive: true }).sort()
-    const changed = ['--resume', '--learning-rate', '1', '--save-every', '1', '--hold-out', '0.2']
+    const changed = ['--resume', '--learning-rate', '1', '--batch', '3', '--hold-out', '0.2']
     const other = train('again', '--config', 'shape.json', ...changed)
     expect(other.status).toBe(2)
     for (const name of [
       '--config.rmsNormEps was 0.00001 and is 0.000001',
       '--config.ropeTheta was not given and is 500',
       '--learning-rate was not given and is 1',
-      '--save-every was not given and is 1',
+      '--batch was 2 and is 3',
       '--hold-out was not given and is 0.2',
       'only --steps and --epochs may grow',
     ]) {

@@ -368,6 +368,37 @@ describe('going on', () => {
     }
   })
 
+  test('when it is looked at may change: byte for byte the same', async () => {
+    const given = options()
+    {
+      using model = decoder()
+      await events(new Trainer(model, given), ({ type, step }) => type === 'step' && step >= 4)
+    }
+    const looking = { saveEvery: 3, evalEvery: 5, evalOnStart: true, keepBest: true, keepLast: 9 }
+    using model = decoder()
+    await new Trainer(model, {
+      ...given,
+      ...looking,
+      samplePrompts: ['line '],
+      recompute: true,
+      maxSkipped: 3,
+      resume: true,
+    }).finish()
+    expect(weights(given.out)).toBe(reference.weights)
+    const of = (type: string, lines: unknown[]): TrainerEvent[] =>
+      (lines as TrainerEvent[]).filter((line) => line.type === type)
+    const lines = metrics(given.out)
+    expect(of('step', lines)).toEqual(of('step', reference.metrics))
+    expect(of('eval', lines).map(({ step }) => step)).toEqual([10, 12])
+    expect(await completeCheckpoints(given.out)).toEqual(expect.arrayContaining([6, 9, 12]))
+    // with early stopping they decide when it ends
+    const stopping = options({ earlyStopping: { patience: 9 } })
+    await new Trainer(model, stopping).finish()
+    await expect(new Trainer(model, { ...stopping, evalEvery: 5, resume: true }).finish()).rejects.toThrow(
+      /options: evalEvery was 6 and is 5\. Only/,
+    )
+  })
+
   test('steps may grow; other options may not, and are named', async () => {
     const given = options()
     {
