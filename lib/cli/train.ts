@@ -15,8 +15,9 @@ import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
 
 const DTYPES = ['f32', 'bf16'] as const
+const LOOKING = ['save-every', 'eval-every', 'keep-last', 'keep-best', 'final-model']
 /** What a resumed run may say anew: how long, where, and when it is looked at. */
-const MAY_CHANGE = ['steps', 'epochs', 'resume', 'overwrite', 'device', 'out', 'save-every', 'eval-every']
+const MAY_CHANGE = ['steps', 'epochs', 'resume', 'overwrite', 'device', 'out', ...LOOKING]
 
 export const train: Command = {
   summary: 'trains a model from scratch, or goes on with one',
@@ -48,6 +49,14 @@ export const train: Command = {
     'hold-out': { type: 'number', help: 'share of the text for validation; 0 is none (0.05)' },
     'save-every': { type: 'number', help: 'steps between checkpoints (200)' },
     'eval-every': { type: 'number', help: 'steps between evaluations (200)' },
+    'keep-last': { type: 'number', help: 'checkpoints that stay (2)' },
+    'keep-best': { type: 'boolean', help: 'the checkpoint of the lowest held-out loss stays, too' },
+    'final-model': {
+      type: 'string',
+      value: 'last|best',
+      help: 'which weights --out holds at the end; best: of the lowest held-out loss (last)',
+    },
+    patience: { type: 'number', help: 'stops after so many evaluations without a lower held-out loss' },
   },
 
   async run(args) {
@@ -104,6 +113,8 @@ async function run(args: Arguments, { signal }: Stop): Promise<number> {
   const files = await expandFiles('data', args.texts('data'))
   useDevice(args)
   args.oneOf('dtype', DTYPES)
+  const finalModel = args.oneOf('final-model', ['last', 'best'] as const)
+  const patience = args.number('patience')
   const lora = wantsLora(args)
   const config = await readConfig(args.text('config'))
   const identity = given(args, config)
@@ -147,7 +158,10 @@ async function run(args: Arguments, { signal }: Stop): Promise<number> {
       batchSize: args.number('batch') ?? 16,
       accumulate: args.number('accumulate') ?? 1,
       optimizer: { learningRate: args.number('learning-rate') ?? 1e-3 },
-      ...numbers(args, { saveEvery: 'save-every', evalEvery: 'eval-every' }),
+      ...numbers(args, { saveEvery: 'save-every', evalEvery: 'eval-every', keepLast: 'keep-last' }),
+      keepBest: args.flag('keep-best'),
+      finalModel: finalModel ?? 'last',
+      earlyStopping: patience === undefined ? null : { patience },
     })
     const progress = new Progress(process.stdout)
     try {

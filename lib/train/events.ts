@@ -50,6 +50,8 @@ export interface DoneEvent {
   readonly reason: 'steps' | 'earlyStopping' | 'stopped'
   /** The lowest validation loss and its step, whose checkpoint `keepBest` keeps; null without evaluations. */
   readonly best: { readonly loss: number; readonly step: number } | null
+  /** The step whose weights `out` and the model now hold: `finalModel` decides. The last one where it was stopped. */
+  readonly finalStep: number
 }
 
 /**

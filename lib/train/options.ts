@@ -53,6 +53,11 @@ export interface TrainerOptions {
   readonly keepLast?: number
   /** Keeps the checkpoint of the lowest validation loss. Default false. */
   readonly keepBest?: boolean
+  /**
+   * What `out`, and the model in memory, hold at the end: `'last'`, or `'best'`: the weights of the lowest
+   * validation loss, whose checkpoint is then kept (`load_best_model_at_end` of transformers). Default `'last'`.
+   */
+  readonly finalModel?: 'last' | 'best'
   /** Stops after so many evaluations without a new lowest loss. Default none. */
   readonly earlyStopping?: { readonly patience: number } | null
   /** Continued after each evaluation, where the model has a tokenizer. */
@@ -66,7 +71,7 @@ export interface TrainerOptions {
   /**
    * What else makes this run what it is (a version of the data, of the code), as JSON holds it: to go on with
    * the run it must be the same, as all options must that decide numbers. What may change: `steps` and `epochs`,
-   * upwards; `saveEvery`, `keepLast`, `keepBest`, `samplePrompts`, `recompute`, `maxSkipped`; and, without early
+   * upwards; `saveEvery`, `keepLast`, `keepBest`, `finalModel`, `samplePrompts`, `recompute`, `maxSkipped`; and, without early
    * stopping, `evalEvery` and `evalOnStart`. Default `{}`.
    */
   readonly identity?: Readonly<Record<string, unknown>>
@@ -124,6 +129,7 @@ const OPTIONS: readonly (keyof TrainerOptions)[] = [
   'evalRows',
   'keepLast',
   'keepBest',
+  'finalModel',
   'earlyStopping',
   'samplePrompts',
   'maxSkipped',
@@ -196,6 +202,10 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
   if (options.keepBest && options.validation == null) {
     throw new ConfigError(`${where}: keepBest needs a validation set`)
   }
+  const finalModel = checkName(where, 'finalModel', options.finalModel ?? 'last', ['last', 'best'])
+  if (finalModel === 'best' && options.validation == null) {
+    throw new ConfigError(`${where}: finalModel 'best' needs a validation set`)
+  }
   if (typeof options.out !== 'string' || options.out === '') {
     throw new ConfigError(`${where}: out must name a folder, received ${shown(options.out)}`)
   }
@@ -239,7 +249,8 @@ export function completeOptions(options: TrainerOptions): TrainerSettings {
     evalOnStart: options.evalOnStart ?? false,
     evalRows: integer('evalRows', MANY, 1),
     keepLast: integer('keepLast', 2, 1),
-    keepBest: options.keepBest ?? false,
+    keepBest: finalModel === 'best' || (options.keepBest ?? false),
+    finalModel,
     earlyStopping: options.earlyStopping ?? null,
     samplePrompts,
     maxSkipped: integer('maxSkipped', 10, 1),

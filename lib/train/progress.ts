@@ -32,10 +32,16 @@ export function lineOf(event: TrainerEvent): string {
       return `step ${event.step}: saved ${event.path}`
     case 'sample':
       return `step ${event.step}: ${JSON.stringify(event.prompt)} -> ${JSON.stringify(event.text)}`
-    case 'done':
-      return event.reason === 'steps'
-        ? `done: ${event.step} steps`
-        : `done: ${event.step} steps, ${event.reason}`
+    case 'done': {
+      const { step, reason, best, finalStep } = event
+      const why = reason === 'steps' ? '' : `, ${reason}`
+      const lowest =
+        best === null || best.step === step
+          ? ''
+          : `; the held-out loss was lowest at step ${best.step} (${best.loss.toFixed(4)})` +
+            (finalStep === best.step ? ', whose weights these are' : '')
+      return `done: ${step} steps${why}${lowest}`
+    }
   }
   return event satisfies never
 }

@@ -102,7 +102,7 @@ export class Run {
     const log = await MetricsLog.open(out, { length: metricsLength, step: this.#step })
     try {
       // a run killed between its last checkpoint and its end has its end still before it
-      if (finished) await this.#end(log, this.#step < this.#steps ? 'earlyStopping' : 'steps')
+      if (finished) await this.#end(folder, log, this.#step < this.#steps ? 'earlyStopping' : 'steps')
       else await this.#loop(folder, log)
     } finally {
       await log.close()
@@ -122,10 +122,17 @@ export class Run {
         `Trainer: the run in ${folder.path} was to take ${state.maxSteps} steps and is to take ${this.#steps}: steps and epochs may only grow`,
       )
     }
+    const { best } = state
+    if (this.#settings.finalModel === 'best' && best && !(await folder.steps()).includes(best.step)) {
+      throw new ConfigError(
+        `Trainer: finalModel 'best' needs the checkpoint of step ${best.step}, whose validation loss is the lowest, ` +
+          `and ${folder.path} has it no more; go on with 'last', and with keepBest from the start another time`,
+      )
+    }
     await this.#subject.restore(from)
     await loadOptimizer(from, this.#optimizer)
     this.#step = state.globalStep
-    this.#best = state.best
+    this.#best = best
     this.#evaluationsSinceBest = state.evaluationsSinceBest
     this.#skippedInRow = state.skippedInRow
     this.#owed = state.owed
@@ -206,7 +213,7 @@ export class Run {
       this.#lastDone = this.#now()
     }
     next.catch(() => undefined) // read ahead for nothing
-    await this.#end(log, reason ?? 'steps')
+    await this.#end(folder, log, reason ?? 'steps')
   }
 
   /** Whether what is asked for every so many steps comes after this one. */
@@ -246,9 +253,18 @@ export class Run {
     return reason
   }
 
-  async #end(log: MetricsLog, reason: DoneEvent['reason']): Promise<void> {
-    if (reason !== 'stopped') await this.#subject.save(this.#settings.out)
-    const done = { type: 'done', step: this.#step, reason, best: this.#best } as const
+  async #end(folder: CheckpointFolder, log: MetricsLog, reason: DoneEvent['reason']): Promise<void> {
+    const [step, best] = [this.#step, this.#best]
+    let finalStep = step
+    if (reason !== 'stopped') {
+      if (this.#settings.finalModel === 'best' && best !== null && best.step !== step) {
+        await this.#subject.restore(folder.folderOf(best.step))
+        await this.#subject.publish()
+        finalStep = best.step
+      }
+      await this.#subject.save(this.#settings.out)
+    }
+    const done = { type: 'done', step, reason, best, finalStep } as const
     log.write(done)
     this.#emit(done)
   }

@@ -18,6 +18,8 @@ export interface TrainSummary {
   readonly perplexity: number | null
   /** The lowest validation loss of the run, and its step. */
   readonly best: { readonly loss: number; readonly step: number } | null
+  /** The step whose weights `out` and the model now hold: the last, or by `finalModel` that of `best`. */
+  readonly finalStep: number
 }
 
 /**
@@ -107,12 +109,20 @@ export class Trainer {
 
   /** Runs to the end. */
   async finish(options: { signal?: AbortSignal } = {}): Promise<TrainSummary> {
-    let summary: TrainSummary = { steps: 0, reason: 'steps', loss: null, perplexity: null, best: null }
+    let summary: TrainSummary = {
+      steps: 0,
+      reason: 'steps',
+      loss: null,
+      perplexity: null,
+      best: null,
+      finalStep: 0,
+    }
     for await (const event of this.run(options)) {
       if (event.type === 'step') summary = { ...summary, steps: event.step, loss: event.loss }
       if (event.type === 'eval') summary = { ...summary, perplexity: event.perplexity }
       if (event.type === 'done') {
-        summary = { ...summary, steps: event.step, reason: event.reason, best: event.best }
+        const { step: steps, reason, best, finalStep } = event
+        summary = { ...summary, steps, reason, best, finalStep }
       }
     }
     return summary

@@ -111,7 +111,14 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   const other = train('--steps', '6', '--resume', '--seed', '3')
   expect(other.status).toBe(2)
   expect(other.err).toMatch(/--seed was not given and is 3/)
-  expect(train('--steps', '8', '--resume').out).toMatch(/done: 8 steps\n$/)
+  const best = train('--steps', '8', '--resume', '--final-model', 'best', '--keep-last', '1')
+  expect(best.out).toMatch(
+    /done: 8 steps(; the held-out loss was lowest at step 6 .*, whose weights these are)?\n$/,
+  )
+  expect(train('--steps', '8', '--resume', '--final-model', 'first')).toMatchObject({
+    status: 2,
+    err: expect.stringContaining("--final-model must be one of last, best, received 'first'"),
+  })
 
   const generate = (...more: string[]) =>
     fuselm('generate', '--model', 'run', '--prompt', '今天', '--max-new-tokens', '8', '--seed', '1', ...more)

@@ -2,7 +2,7 @@
 
 import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Decoder, TextDataset, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
+import { Decoder, type EvalEvent, TextDataset, Trainer, type TrainerEvent, type TrainerOptions } from 'fuselm'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { completeCheckpoints } from '../../lib/io/checkpoints.ts'
 import { expectNoLeaks } from '../unit/leaks.ts'
@@ -72,6 +72,7 @@ describe('a run', () => {
       step: 12,
       reason: 'steps',
       best: { loss: lowest?.loss, step: lowest?.step },
+      finalStep: 12,
     })
     expect(seen.filter(({ type }) => type === 'eval').map(({ step }) => step)).toEqual([6, 12])
     expect(seen.filter(({ type }) => type === 'checkpoint').map(({ step }) => step)).toEqual([5, 10, 12])
@@ -192,6 +193,72 @@ describe('a run', () => {
     expect(evals.at(-1)?.step).toBe(best.step + 2)
     const kept = readdirSync(given.out).filter((name) => name.startsWith('checkpoint'))
     expect(kept.sort()).toEqual([`checkpoint-${best.step}`, `checkpoint-${summary.steps}`].sort())
+  })
+
+  describe('the model at the end', () => {
+    // a rate that soon spoils what it learnt
+    const spoiling: Partial<TrainerOptions> = {
+      steps: 9,
+      evalEvery: 1,
+      saveEvery: 0,
+      keepLast: 1,
+      optimizer: { learningRate: 2 },
+      schedule: { warmup: 0, decay: 'constant' },
+    }
+    const lowestOf = (out: string): EvalEvent => {
+      const evals = (metrics(out) as TrainerEvent[]).flatMap((event) =>
+        event.type === 'eval' ? [event] : [],
+      )
+      return evals.reduce((a, b) => (b.loss < a.loss ? b : a))
+    }
+
+    test('is the last one, or the best by finalModel, in out and in memory', async () => {
+      for (const finalModel of ['last', 'best'] as const) {
+        const given = options({ ...spoiling, finalModel })
+        using model = decoder()
+        const summary = await new Trainer(model, given).finish()
+        const lowest = lowestOf(given.out)
+        expect(lowest.step).toBeLessThan(9)
+        expect(summary).toMatchObject({ steps: 9, finalStep: finalModel === 'best' ? lowest.step : 9 })
+        expect(summary.best).toEqual({ step: lowest.step, loss: lowest.loss })
+        using loaded = await Decoder.load(given.out)
+        for (const held of [model, loaded]) {
+          const { loss } = await held.evaluate(validation, { batchSize: 2 })
+          if (finalModel === 'best') expect(loss).toBe(lowest.loss)
+          else expect(loss).toBeGreaterThan(lowest.loss)
+        }
+      }
+    })
+
+    test('to go on from where it ended: the last, whatever out holds', async () => {
+      const [short, whole] = [
+        options({ ...spoiling, finalModel: 'best' }),
+        options({ ...spoiling, steps: 11 }),
+      ]
+      using model = decoder()
+      await new Trainer(model, short).finish()
+      // again, when there is nothing left to do: the best once more
+      const weightsOfBest = weights(short.out)
+      using another = decoder()
+      await new Trainer(another, { ...short, resume: true }).finish()
+      expect(weights(short.out)).toBe(weightsOfBest)
+      using third = decoder()
+      await new Trainer(third, { ...short, finalModel: 'last', steps: 11, resume: true }).finish()
+      using reference = decoder()
+      await new Trainer(reference, whole).finish()
+      expect(weights(short.out)).toBe(weights(whole.out))
+    })
+
+    test('cannot be the best when that was not kept, which is said before anything is done', async () => {
+      const given = options(spoiling)
+      using model = decoder()
+      await new Trainer(model, given).finish()
+      const before = readdirSync(given.out)
+      await expect(
+        new Trainer(model, { ...given, finalModel: 'best', steps: 12, resume: true }).finish(),
+      ).rejects.toThrow(/finalModel 'best' needs the checkpoint of step \d, .* go on with 'last'/)
+      expect(readdirSync(given.out)).toEqual(before)
+    })
   })
 
   test('gives up after steps without numbers; the weights stay those before', async () => {
@@ -510,6 +577,8 @@ describe('refused', () => {
     [{ out: '' }, /out must name a folder/],
     [{ resume: true, overwrite: true }, /exclude each other/],
     [{ validation: null, keepBest: true }, /keepBest needs a validation set/],
+    [{ validation: null, finalModel: 'best' }, /finalModel 'best' needs a validation set/],
+    [{ finalModel: 'lowest' as 'last' }, /finalModel must be one of last, best, received "lowest"/],
     [{ validation: null, evalOnStart: true }, /evalOnStart needs a validation set/],
     [{ evalEvery: 1.5 }, /evalEvery must be an integer/],
     [{ learningRate: 3 }, /unknown option 'learningRate'/],
