@@ -258,6 +258,12 @@ function row({ given, times, best }: Timed, limits: Limits): Row {
   }
 }
 
+/** For whoever waits, and for what is left of a bench that is cut off. */
+function progress({ kernel, shape, dtype, ms, shareOfLimit, peer, ratio }: Row): string {
+  const beside = peer === undefined ? '' : `, ${ratio?.toFixed(2)} of PyTorch's ${peer}`
+  return `${kernel} ${shape} ${dtype}: ${ms.toPrecision(4)} ms, ${(100 * shareOfLimit).toFixed(0)}% of the limit${beside}`
+}
+
 async function compare(
   given: Case,
   peer: PythonPeer | null,
@@ -325,7 +331,11 @@ export async function compareAll(argv: readonly string[], cases: readonly Case[]
     if (values.peers) peer = await startPeer(folder, table)
     const before = await limitsOf(peer)
     const timed: Timed[] = []
-    for (const given of chosen) timed.push(await compare(given, peer, table, folder))
+    for (const given of chosen) {
+      const measured = await compare(given, peer, table, folder)
+      timed.push(measured)
+      process.stderr.write(`${progress(row(measured, before))}\n`)
+    }
     const limits = bestLimits([before, await limitsOf(peer)])
     const rows = timed.map((each) => row(each, limits))
     const ratios = rows.flatMap(({ ratio }) => (ratio === undefined ? [] : [ratio]))

@@ -6,7 +6,7 @@
 // hosts that cannot build.
 
 import { execFileSync } from 'node:child_process'
-import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -41,10 +41,29 @@ function compile(name) {
 
 function git(...args) {
   try {
-    return execFileSync('git', args, { cwd: root, encoding: 'utf8' }).trim()
+    return execFileSync('git', args, {
+      cwd: root,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim()
   } catch {
     return ''
   }
+}
+
+/** Of the checkout, or what the bundle was packed from. */
+function commit() {
+  const head = git('rev-parse', '--short', 'HEAD')
+  if (head !== '') return head + (git('status', '--porcelain') ? '+' : '')
+  return JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).gitHead ?? ''
+}
+
+/** What the environment chose, but for paths. */
+function settings() {
+  const chosen = Object.entries(process.env).filter(
+    ([name, value]) => name.startsWith('FUSELM_') && !value.includes('/'),
+  )
+  return Object.fromEntries(chosen)
 }
 
 function shown(value) {
@@ -94,11 +113,13 @@ const date = new Date().toISOString()
 const record = {
   bench: name,
   date,
-  commit: git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain') ? '+' : ''),
+  commit: commit(),
   cpu: cpus()[0]?.model,
+  device: device.name,
   isa: device.isa,
   threads: device.threads,
   node: process.version,
+  environment: settings(),
   ...result,
 }
 device.close()

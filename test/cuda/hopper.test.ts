@@ -3,7 +3,7 @@
 // it runs these.
 
 import { describe, expect, test } from 'vitest'
-import { type AttentionCase, compareAttention } from './attention.ts'
+import { type AttentionCase, worstOfAttention } from './attention.ts'
 import { bothDevices, emulatedPlugin } from './emulated.ts'
 
 // read when the first device is opened
@@ -26,5 +26,9 @@ describe.skipIf(emulatedPlugin() === null)('kernels for sm_90a, emulated', () =>
     expect(both.cuda.name).toContain('sm_90')
   })
 
-  test.each(cases)('attention: $name', { timeout: 120_000 }, (c) => compareAttention(both.cpu, both.cuda, c))
+  test.each(cases)('attention: $name', { timeout: 120_000 }, async (c) => {
+    for (const [result, worst] of Object.entries(await worstOfAttention(both, c))) {
+      expect(worst, result).toBeLessThan(1)
+    }
+  })
 })

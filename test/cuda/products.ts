@@ -6,7 +6,7 @@ import { linearDwOp } from '../../lib/ops/linear_dw.ts'
 import { linearGroupDxOp } from '../../lib/ops/linear_group.ts'
 import { loraLinearOp } from '../../lib/ops/lora_linear.ts'
 import { matmulOp } from '../../lib/ops/matmul.ts'
-import { normal } from './emulated.ts'
+import { normal } from './normal.ts'
 
 type Make = (seed: number, ...shape: number[]) => Tensor
 

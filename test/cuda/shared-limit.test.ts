@@ -1,8 +1,8 @@
 // Consumer cards allow a block 99 KB of shared memory: attention, which wants the most, has to fit.
 // The emulator refuses a launch that asks for more, as a device does.
 
-import { describe, test } from 'vitest'
-import { type AttentionCase, compareAttention } from './attention.ts'
+import { describe, expect, test } from 'vitest'
+import { type AttentionCase, worstOfAttention } from './attention.ts'
 import { bothDevices, emulatedPlugin } from './emulated.ts'
 
 process.env['FUSELM_CUDA_SHARED_LIMIT'] = String(99 * 1024) // read when the first device is opened
@@ -16,5 +16,9 @@ const cases: readonly AttentionCase[] = [
 describe.skipIf(emulatedPlugin() === null)('99 KB of shared memory', () => {
   const both = bothDevices()
 
-  test.each(cases)('attention: $name', { timeout: 60_000 }, (c) => compareAttention(both.cpu, both.cuda, c))
+  test.each(cases)('attention: $name', { timeout: 60_000 }, async (c) => {
+    for (const [result, worst] of Object.entries(await worstOfAttention(both, c))) {
+      expect(worst, result).toBeLessThan(1)
+    }
+  })
 })
