@@ -1,8 +1,12 @@
 // Element functions of two tensors, broadcast as NumPy does: axes of size 1, and missing ones in
 // front, are repeated as views. Either operand may be a number.
 
+import { ValueError } from '../runtime/errors.ts'
+import { shown } from '../runtime/options.ts'
 import { broadcastShapes, sameShape } from '../tensor/layout.ts'
 import { installMethods } from '../tensor/methods.ts'
+import { noGrad } from '../tensor/mode.ts'
+import { scope } from '../tensor/scope.ts'
 import { Tensor } from '../tensor/tensor.ts'
 import { cast } from './copy.ts'
 import { full } from './create.ts'
@@ -145,12 +149,36 @@ export const lessEqual = broadcasting(lessEqualOp)
 export const greater = (a: Operand, b: Operand): Tensor => less(b, a)
 /** 1 where a >= b, else 0, as u8. @throws ShapeError as {@link add} */
 export const greaterEqual = (a: Operand, b: Operand): Tensor => lessEqual(b, a)
-/** x bounded to [low, high]; NaN stays. Beyond the bounds the gradient is 0. */
+/**
+ * x bounded to [low, high]; all of it high where low is above. NaN stays. Its gradient goes through from low to high,
+ * both included, and is 0 elsewhere, at NaN too (PyTorch's clamp).
+ * @param low -Infinity for none
+ * @param high Infinity for none
+ * @throws ValueError for a bound that is no number
+ */
 export function clamp(x: Tensor, low: number, high: number): Tensor {
-  const raised = maximum(x, low)
-  const bounded = minimum(raised, high)
-  raised.dispose()
-  return bounded
+  for (const [name, bound] of Object.entries({ low, high })) {
+    if (typeof bound !== 'number' || Number.isNaN(bound)) {
+      throw new ValueError(`clamp: ${name} must be a number, received ${shown(bound)}`)
+    }
+  }
+  // where passes the gradient on at a bound, which maximum and minimum split
+  return scope(() => {
+    const raised =
+      low === Number.NEGATIVE_INFINITY && high !== Number.POSITIVE_INFINITY
+        ? x
+        : where(
+            lessEqual(low, x),
+            x,
+            noGrad(() => maximum(x, low)),
+          )
+    if (high === Number.POSITIVE_INFINITY) return raised
+    return where(
+      lessEqual(raised, high),
+      raised,
+      noGrad(() => minimum(raised, high)),
+    )
+  })
 }
 
 export const whereOp = defineOp({

@@ -1,5 +1,7 @@
+import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { Device, iota, ops, scope, type Tensor, tensor } from '../../lib/index.ts'
+import { readSafetensors } from '../ops/runner/golden.ts'
 import { checkGradients } from './finite-differences.ts'
 import { expectNoLeaks } from './leaks.ts'
 
@@ -144,6 +146,23 @@ describe('disposal', () => {
   })
 })
 
+test('clamp and its gradient are those of PyTorch, at the bounds, beyond them and at NaN', async () => {
+  const { tensors, metadata } = readSafetensors(
+    fileURLToPath(new URL('../golden/clamp.safetensors', import.meta.url)),
+  )
+  expect(metadata.size).toBe(6)
+  for (const name of metadata.keys()) {
+    const [low = NaN, high = NaN] = name.replaceAll('inf', 'Infinity').split(' ').map(Number)
+    const values = (key: string): number[] => [...(tensors.get(`${name}.${key}`)?.values ?? [])]
+    using x = tensor(values('in.x'), { dtype: 'f32', requiresGrad: true })
+    using y = x.clamp(low, high)
+    expect([...(await y.toArray())], name).toEqual(values('out.y'))
+    scope(() => ops.sum(y.mul(tensor(values('dy.y'), { dtype: 'f32' }))).backward())
+    expect([...((await x.grad?.toArray()) ?? [])], name).toEqual(values('grad.x'))
+    x.grad = null
+  }
+})
+
 describe('methods', () => {
   test('are the ops of their names', async () => {
     const x = (): Tensor => tensor([1, -2, 3, -4, 5, -6], { shape: [2, 3] })
@@ -152,6 +171,7 @@ describe('methods', () => {
     expect(await list(() => x().abs().square().sqrt().neg())).toEqual([-1, -2, -3, -4, -5, -6])
     expect(await list(() => x().pow(3))).toEqual([1, -8, 27, -64, 125, -216])
     expect(await list(() => x().clamp(-3, 2))).toEqual([1, -2, 2, -3, 2, -3])
+    expect(() => scope(() => x().clamp(Number.NaN, 2))).toThrow(/clamp: low must be a number, received NaN/)
     expect(await list(() => x().sum([1]))).toEqual([2, -5])
     expect(await list(() => x().mean())).toEqual([-0.5])
     expect(await list(() => x().max([0]))).toEqual([1, 5, 3])
