@@ -1,13 +1,20 @@
 // FUSELM_PROFILE=trace.json: every command executed goes into a Chrome trace (chrome://tracing,
-// Perfetto) when the process exits, and a table by op onto standard error.
+// Perfetto) when the process exits, and a table by op onto standard error. Processes and worker threads that
+// have it from another one, or run beside it, write files of their own: trace.<pid>.json. (What threads of one
+// process share is a device; its commands go to the thread that ends first.)
 
-import { writeFileSync } from 'node:fs'
+import { statSync, writeFileSync } from 'node:fs'
+import { parse } from 'node:path'
 import { threadId } from 'node:worker_threads'
 import type { NativeTraceEvent } from './native.ts'
 
 /** Control records by code (native/core/runtime.h); kernels follow from 16. */
 const CONTROLS = ['', 'alloc', 'free', 'write', 'upload', 'read', 'fence', 'signal', 'wait', 'mark']
 const FIRST_KERNEL_CODE = 16
+/** Set by the first process, for those that it starts. */
+const FIRST_PROCESS = 'FUSELM_PROFILE_FIRST'
+/** Queues of one device are numbered below this. */
+const DEVICE_ROWS = 1000
 /** Commands written to the trace; the table counts all. */
 const MAX_TRACED = 1_000_000
 
@@ -19,6 +26,8 @@ interface Source {
 
 interface ProfiledEvent extends NativeTraceEvent {
   readonly name: string
+  /** Number of its device in this process, from 0. */
+  readonly device: number
 }
 
 export interface OpProfile {
@@ -34,7 +43,9 @@ export interface OpProfile {
 }
 
 const events: ProfiledEvent[] = []
-const sources = new Set<Source>()
+/** Devices that are open, and their numbers. */
+const sources = new Map<Source, number>()
+let opened = 0
 let flopsByOp: () => ReadonlyMap<string, number> = () => new Map()
 let registered = false
 
@@ -54,12 +65,14 @@ export function profileDevice(source: Source): void {
   const path = profilePath()
   if (path === undefined) return
   source.setTracing(true)
-  sources.add(source)
+  sources.set(source, opened++)
   if (registered) return
   registered = true
+  process.env[FIRST_PROCESS] ??= String(process.pid)
   process.once('exit', () => {
-    for (const open of sources) collect(open)
-    const file = threadId === 0 ? path : `${path}.${threadId}`
+    for (const open of sources.keys()) collect(open)
+    if (events.length === 0) return
+    const file = traceFile(path)
     // A string of all commands of a long run would be longer than V8 allows.
     writeFileSync(file, chromeTrace(events.slice(0, MAX_TRACED)))
     process.stderr.write(
@@ -68,34 +81,54 @@ export function profileDevice(source: Source): void {
   })
 }
 
+/** `path` for the main thread of the first process; another name for all others. */
+function traceFile(path: string): string {
+  const { dir, name, ext } = parse(path)
+  const written = statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0
+  // one that was written since this process began is of a process beside it
+  const first = process.env[FIRST_PROCESS] === String(process.pid) && written < performance.timeOrigin
+  if (first && threadId === 0) return path
+  const suffix = `${first ? '' : `.${process.pid}`}${threadId === 0 ? '' : `.thread-${threadId}`}`
+  return `${dir === '' ? '' : `${dir}/`}${name}${suffix}${ext}`
+}
+
 /** @internal A device is about to close. */
 export function endProfile(source: Source): void {
-  if (!sources.delete(source)) return
   collect(source)
+  sources.delete(source)
 }
 
 function collect(source: Source): void {
+  const device = sources.get(source)
+  if (device === undefined) return
   const names = source.kernels().map(({ signature }) => signature.slice(0, signature.indexOf('(')))
   for (const event of source.takeTrace()) {
     const name = event.code < FIRST_KERNEL_CODE ? CONTROLS[event.code] : names[event.code - FIRST_KERNEL_CODE]
-    events.push({ ...event, name: name ?? `code ${event.code}` })
+    events.push({ ...event, device, name: name ?? `code ${event.code}` })
   }
 }
 
-/** Trace Event Format, complete events: one row per queue, times in microseconds. */
+/** Trace Event Format, complete events: one row per device and queue, times in microseconds. */
 export function chromeTrace(trace: readonly ProfiledEvent[]): string {
   const start = trace.reduce((least, { startNs }) => Math.min(least, startNs), Number.POSITIVE_INFINITY)
-  const rows = trace.map(({ name, queue, step, startNs, endNs, bytes, shapes }) =>
-    JSON.stringify({
+  const { pid } = process
+  const names = new Map<number, string>()
+  const rows = trace.map(({ name, device, queue, step, startNs, endNs, bytes, shapes }) => {
+    const tid = device * DEVICE_ROWS + queue
+    names.set(tid, `device ${device} queue ${queue}`)
+    return JSON.stringify({
       name,
       ph: 'X',
-      pid: process.pid,
-      tid: queue,
+      pid,
+      tid,
       ts: (startNs - start) / 1000,
       dur: (endNs - startNs) / 1000,
       args: { step, shapes, bytes },
-    }),
-  )
+    })
+  })
+  for (const [tid, name] of names) {
+    rows.push(JSON.stringify({ name: 'thread_name', ph: 'M', pid, tid, args: { name } }))
+  }
   return `{"traceEvents":[\n${rows.join(',\n')}\n]}\n`
 }
 
