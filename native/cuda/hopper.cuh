@@ -2,10 +2,10 @@
 // shared memory, named barriers; each beside its model for the emulator. Elsewhere they compile to
 // nothing, and no kernel that uses them is launched.
 //
-// Operands lie in shared memory in panels of 64 bf16 columns, 128 bytes a row, eight rows (1,024
-// bytes, so aligned) to a swizzle atom: chunk c of row r, 16 bytes, stands at c ^ (r % 8). A tensor
-// copy writes that layout, WgmmaSs and WgmmaRs read it through descriptors. Sources: PTX ISA,
-// "Asynchronous Warpgroup Level Matrix Shared Memory Layout" and "Matrix Descriptor Format".
+// Operands lie in shared memory in panels of 128 bytes a row (64 columns of bf16), eight rows
+// (1,024 bytes, so aligned) to a swizzle atom: chunk c of row r, 16 bytes, stands at c ^ (r % 8). A
+// tensor copy writes that layout, WgmmaSs and WgmmaRs read it through descriptors. Sources: PTX
+// ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout" and "Matrix Descriptor Format".
 #pragma once
 
 #include "native/cuda/device.cuh"
@@ -22,32 +22,35 @@
 namespace fuselm::cuda {
 
 // Whether kernels of sm_90a are to be used: there, with the shared memory they want, when
-// FUSELM_CUDA_WGMMA is 1. Until they have run on a GPU, and not in the emulator's model alone,
-// those of sm_80 serve.
-inline constexpr int64_t kHopperBytes = 200 << 10;
-bool WgmmaWanted(const Arguments& in);
+// FUSELM_CUDA_WGMMA says so: 1 for all, or a list of `forward`, `backward` (of attention),
+// `product` and `int8`, so that one that fails on a card can be told from the others. Until they
+// have run on a GPU, and not in the emulator's model alone, those of sm_80 serve.
+inline constexpr int64_t kHopperBytes = 224 << 10;
+enum class Wgmma { kForward, kBackward, kProduct, kInt8 };
+bool WgmmaWanted(const Arguments& in, Wgmma kernel);
 
-inline constexpr int kPanelColumns = 64;  // bf16, 128 bytes
+inline constexpr int kPanelBytes = 128;   // of a row
+inline constexpr int kPanelColumns = 64;  // bf16
 inline constexpr int kWarpgroup = 128;
 
 // ------------------------------------------------------------------------------- tensor maps
 
-// A [B, rows, heads, columns] bf16 tensor that boxes of 64 columns and `box` rows are copied from;
-// what lies past an end is zeros. A kernel takes it in a __grid_constant__ parameter.
+// A [B, rows, heads, columns] tensor of bf16 or bytes that boxes of 128 bytes and `box` rows are
+// copied from; what lies past an end is zeros. A kernel takes it in a __grid_constant__ parameter.
 #ifdef __CUDACC__
 using TensorMap = CUtensorMap;
 #else
 struct alignas(64) TensorMap {
   const std::byte* data;
   int64_t size[4], stride[4];  // columns, rows, heads, B; strides in bytes
-  int box;
+  int box, item;
 };
 #endif
 
-// Strides in elements, of rows, heads and B; multiples of 8 but for those of axes of 1; data
-// 16-byte aligned.
+// Strides in elements of `item` bytes (2: bf16, 1: bytes), of rows, heads and B: multiples of 16
+// bytes but for those of axes of 1; data 16-byte aligned; box: at most 256.
 TensorMap MakeTensorMap(const void* data, int64_t columns, int64_t rows, int64_t heads, int64_t B,
-                        const int64_t (&stride)[3], int box);
+                        const int64_t (&stride)[3], int box, int item = 2);
 
 // ---------------------------------------------------------------------------------- mbarriers
 
@@ -148,19 +151,21 @@ __device__ __forceinline__ void TensorCopy(void* panel, const TensorMap* map, Ba
       : "memory");
 #elif !defined(__CUDACC__)
   for (int r = 0; r < map->box; ++r) {
-    for (int c = 0; c < kPanelColumns; ++c) {
+    for (int at = 0; at < kPanelBytes; at += map->item) {
+      const int64_t c = column + at / map->item;
       uint16_t value = 0;
-      if (row + r < map->size[1] && column + c < map->size[0]) {
+      if (row + r < map->size[1] && c < map->size[0]) {
         std::memcpy(&value,
-                    map->data + (column + c) * map->stride[0] + (row + r) * map->stride[1] +
+                    map->data + c * map->stride[0] + (row + r) * map->stride[1] +
                         head * map->stride[2] + batch * map->stride[3],
-                    2);
+                    static_cast<size_t>(map->item));
       }
-      std::memcpy(static_cast<std::byte*>(panel) + r * 128 + (c / 8 ^ (r & 7)) * 16 + c % 8 * 2,
-                  &value, 2);
+      std::memcpy(
+          static_cast<std::byte*>(panel) + r * kPanelBytes + (at / 16 ^ (r & 7)) * 16 + at % 16,
+          &value, static_cast<size_t>(map->item));
     }
   }
-  ModelOf(b).tx -= map->box * 128;
+  ModelOf(b).tx -= map->box * kPanelBytes;
   ModelOf(b).Settle();
 #endif
 }
@@ -245,27 +250,38 @@ __device__ __forceinline__ void Pin(float (&d)[kCount]) {
   (void)d;
 #endif
 }
+template <int kCount>
+__device__ __forceinline__ void Pin(int32_t (&d)[kCount]) {
+#ifdef FUSELM_HOPPER
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(d[i])::"memory");
+#elif !defined(__CUDACC__)
+  (void)d;
+#endif
+}
 
 // An operand in panels of `rows` rows, beginning at row0 (a multiple of 8). Along: k runs along its
-// columns, from column 16 step on; rows are m or n. Down: k runs down its rows, from row0 on;
-// columns, from 64 panel on, are n.
-__device__ __forceinline__ uint64_t Descriptor(uint32_t address, uint32_t leading,
+// columns, from byte 32 step on; rows are m or n. Down (bf16): k runs down its rows, from row0 on;
+// columns, from 64 panel on, are n. The address of the panels is added to last, in units of 16
+// bytes, so that the descriptors of a tile are one shift and an addition each; addresses of shared
+// memory have 18 bits, 14 here.
+__device__ __forceinline__ uint64_t Descriptor(uint32_t panels, uint32_t offset, uint32_t leading,
                                                uint32_t stride) {
-  return static_cast<uint64_t>((address & 0x3ffff) >> 4) |
-         static_cast<uint64_t>(leading >> 4) << 16 | static_cast<uint64_t>(stride >> 4) << 32 |
-         uint64_t{1} << 62;  // 128-byte swizzle
+  const uint32_t low = (panels >> 4) + ((offset >> 4) | leading >> 4 << 16);
+  const uint32_t high = stride >> 4 | uint32_t{1} << 30;  // 128-byte swizzle
+  return static_cast<uint64_t>(high) << 32 | low;
 }
 __device__ __forceinline__ uint64_t AlongRows(uint32_t panels, int rows, int row0, int step) {
-  return Descriptor(panels + step / 4 * rows * 128 + row0 * 128 + step % 4 * 32, 16, 1024);
+  return Descriptor(panels, (step / 4 * rows + row0) * kPanelBytes + step % 4 * 32, 16, 1024);
 }
 __device__ __forceinline__ uint64_t DownRows(uint32_t panels, int rows, int row0, int panel) {
-  return Descriptor(panels + panel * rows * 128 + row0 * 128, rows * 128, 1024);
+  return Descriptor(panels, (panel * rows + row0) * kPanelBytes, rows * kPanelBytes, 1024);
 }
 
 #ifndef __CUDACC__
-inline float SharedBf16(uint32_t address) {
-  const uint32_t swizzled = address ^ (address >> 3 & 0x70);
-  return ToFloat(*static_cast<const bf16*>(emulate::SharedAt(swizzled)));
+template <class T>
+T SharedSwizzled(uint32_t address) {
+  return *static_cast<const T*>(emulate::SharedAt(address ^ (address >> 3 & 0x70)));
 }
 struct DescriptorModel {
   uint32_t start, leading, stride;
@@ -273,14 +289,34 @@ struct DescriptorModel {
       : start(static_cast<uint32_t>(d & 0x3fff) << 4),
         leading(static_cast<uint32_t>(d >> 16 & 0x3fff) << 4),
         stride(static_cast<uint32_t>(d >> 32 & 0x3fff) << 4) {}
-  float Along(int row, int k) const {
-    return SharedBf16(start + row / 8 * stride + row % 8 * 128 + k * 2);
+  uint32_t RowAt(int row) const { return start + row / 8 * stride + row % 8 * kPanelBytes; }
+  float Along(int row, int k) const { return ToFloat(SharedSwizzled<bf16>(RowAt(row) + k * 2)); }
+  void Bytes(int row, int8_t (&k)[32]) const {
+    for (int chunk = 0; chunk < 32; chunk += 16) {
+      const uint32_t at = RowAt(row) + chunk;
+      std::memcpy(k + chunk, emulate::SharedAt(at ^ (at >> 3 & 0x70)), 16);
+    }
   }
   float Down(int k, int column) const {
-    return SharedBf16(start + column / 64 * leading + k / 8 * stride + k % 8 * 128 +
-                      column % 64 * 2);
+    return ToFloat(SharedSwizzled<bf16>(RowAt(k) + column / 64 * leading + column % 64 * 2));
   }
 };
+// d += a b over 32 of k; int8 products, int32 sums, both operands along rows.
+template <int kN>
+void WgmmaModelS8(int32_t (&d)[kN / 2], uint64_t a_at, uint64_t b_at, int add) {
+  __syncwarp();  // as the instruction does
+  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
+  const int warp = static_cast<int>(threadIdx.x / 32 % 4);
+  const DescriptorModel a(a_at), b(b_at);
+  int8_t rows[2][32], column[32];
+  for (int half = 0; half < 2; ++half) a.Bytes(warp * 16 + g + 8 * half, rows[half]);
+  for (int i = 0; i < kN / 2; ++i) {
+    b.Bytes(i / 4 * 8 + 2 * t + i % 2, column);
+    int32_t sum = add ? d[i] : 0;
+    for (int k = 0; k < 32; ++k) sum += rows[i % 4 / 2][k] * column[k];
+    d[i] = sum;
+  }
+}
 template <int kN, bool kRegisters, bool kADown = false, bool kBDown = false>
 void WgmmaModel(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t a_at, uint64_t b_at, int add) {
   const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
@@ -316,11 +352,20 @@ void WgmmaModel(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t a_at, uint6
   FUSELM_D32_TEXT                                                                      \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FUSELM_D4(d, i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define FUSELM_D16(d, i) \
-  FUSELM_D4(d, i), FUSELM_D4(d, i + 4), FUSELM_D4(d, i + 8), FUSELM_D4(d, i + 12)
-#define FUSELM_D32(d) FUSELM_D16(d, 0), FUSELM_D16(d, 16)
-#define FUSELM_D64(d) FUSELM_D32(d), FUSELM_D16(d, 32), FUSELM_D16(d, 48)
+#define FUSELM_D128_TEXT                                                                         \
+  FUSELM_D64_TEXT                                                                                \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "           \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define FUSELM_D4(c, d, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
+#define FUSELM_D16(c, d, i) \
+  FUSELM_D4(c, d, i), FUSELM_D4(c, d, i + 4), FUSELM_D4(c, d, i + 8), FUSELM_D4(c, d, i + 12)
+#define FUSELM_D32(c, d) FUSELM_D16(c, d, 0), FUSELM_D16(c, d, 16)
+#define FUSELM_D64(c, d) FUSELM_D32(c, d), FUSELM_D16(c, d, 32), FUSELM_D16(c, d, 48)
+#define FUSELM_D128(c, d)                                                             \
+  FUSELM_D64(c, d), FUSELM_D16(c, d, 64), FUSELM_D16(c, d, 80), FUSELM_D16(c, d, 96), \
+      FUSELM_D16(c, d, 112)
 #endif
 
 // d (64 x N of a warpgroup; accumulators as those of mma.cuh, 8 columns after another) = (d, when
@@ -333,7 +378,7 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[32], uint64_t a, uint64_t b, 
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FUSELM_D32_TEXT
       "}, "
       "%32, %33, p, 1, 1, 0, 0;\n}\n"
-      : FUSELM_D32(d)
+      : FUSELM_D32("+f", d)
       : "l"(a), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
   WgmmaModel<64, false>(d, {}, a, b, add);
@@ -348,10 +393,51 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[64], uint64_t a, uint64_t b, 
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FUSELM_D64_TEXT
       "}, "
       "%64, %65, p, 1, 1, %67, %68;\n}\n"
-      : FUSELM_D64(d)
+      : FUSELM_D64("+f", d)
       : "l"(a), "l"(b), "r"(add), "n"(kADown ? 1 : 0), "n"(kBDown ? 1 : 0));
 #elif !defined(__CUDACC__)
   WgmmaModel<128, false, kADown, kBDown>(d, {}, a, b, add);
+#endif
+}
+template <bool kADown = false, bool kBDown = false>
+__device__ __forceinline__ void WgmmaSs(float (&d)[128], uint64_t a, uint64_t b, int add) {
+#ifdef FUSELM_HOPPER
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {" FUSELM_D128_TEXT
+      "}, "
+      "%128, %129, p, 1, 1, %131, %132;\n}\n"
+      : FUSELM_D128("+f", d)
+      : "l"(a), "l"(b), "r"(add), "n"(kADown ? 1 : 0), "n"(kBDown ? 1 : 0));
+#elif !defined(__CUDACC__)
+  WgmmaModel<256, false, kADown, kBDown>(d, {}, a, b, add);
+#endif
+}
+// int8, both operands along rows, 32 of k.
+__device__ __forceinline__ void WgmmaSs(int32_t (&d)[64], uint64_t a, uint64_t b, int add) {
+#ifdef FUSELM_HOPPER
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 {" FUSELM_D64_TEXT
+      "}, "
+      "%64, %65, p;\n}\n"
+      : FUSELM_D64("+r", d)
+      : "l"(a), "l"(b), "r"(add));
+#elif !defined(__CUDACC__)
+  WgmmaModelS8<128>(d, a, b, add);
+#endif
+}
+__device__ __forceinline__ void WgmmaSs(int32_t (&d)[128], uint64_t a, uint64_t b, int add) {
+#ifdef FUSELM_HOPPER
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 {" FUSELM_D128_TEXT
+      "}, "
+      "%128, %129, p;\n}\n"
+      : FUSELM_D128("+r", d)
+      : "l"(a), "l"(b), "r"(add));
+#elif !defined(__CUDACC__)
+  WgmmaModelS8<256>(d, a, b, add);
 #endif
 }
 __device__ __forceinline__ void WgmmaRs(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
@@ -362,7 +448,7 @@ __device__ __forceinline__ void WgmmaRs(float (&d)[32], const uint32_t (&a)[4], 
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FUSELM_D32_TEXT
       "}, "
       "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}\n"
-      : FUSELM_D32(d)
+      : FUSELM_D32("+f", d)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
   WgmmaModel<64, true>(d, a, 0, b, add);
@@ -376,7 +462,7 @@ __device__ __forceinline__ void WgmmaRs(float (&d)[64], const uint32_t (&a)[4], 
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FUSELM_D64_TEXT
       "}, "
       "{%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}\n"
-      : FUSELM_D64(d)
+      : FUSELM_D64("+f", d)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
   WgmmaModel<128, true>(d, a, 0, b, add);
@@ -385,9 +471,11 @@ __device__ __forceinline__ void WgmmaRs(float (&d)[64], const uint32_t (&a)[4], 
 
 #undef FUSELM_D32_TEXT
 #undef FUSELM_D64_TEXT
+#undef FUSELM_D128_TEXT
 #undef FUSELM_D4
 #undef FUSELM_D16
 #undef FUSELM_D32
 #undef FUSELM_D64
+#undef FUSELM_D128
 
 }  // namespace fuselm::cuda

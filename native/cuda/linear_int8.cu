@@ -1,6 +1,7 @@
 // y = x W^T + b with W in int8 (values [N, K], float32 scales per row or per group of K), x as it
 // is or quantised as the weights are (linear_int8_dynamic), and the gradient of x. The kernels,
-// their work, alignment and targets: gemm/int8.cu, and gemm/gemv.cu for up to 8 rows of a float x.
+// their work, alignment and targets: gemm/int8.cu, int8_dynamic.cu and int8_hopper.cu, and gemv.cu
+// for up to 8 rows of a float x.
 
 #include "native/cuda/gemm/int8.cuh"
 #include "native/cuda/gemm/operand.cuh"

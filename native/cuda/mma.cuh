@@ -63,6 +63,18 @@ __device__ __forceinline__ void Mma16832S8(int32_t (&d)[4], const uint32_t (&a)[
 #endif
 }
 
+// c plus the four products of the bytes of a and b.
+__device__ __forceinline__ int32_t Dot4(uint32_t a, uint32_t b, int32_t c) {
+#ifdef __CUDA_ARCH__
+  return __dp4a(static_cast<int>(a), static_cast<int>(b), c);
+#elif !defined(__CUDACC__)
+  for (int i = 0; i < 32; i += 8) c += static_cast<int8_t>(a >> i) * static_cast<int8_t>(b >> i);
+  return c;
+#else
+  return 0;
+#endif
+}
+
 // Four 8 x 8 matrices of 16-bit elements: lane l names the 16-byte row l % 8 of matrix l / 8, and
 // gets of matrix i the word (row l / 4, columns 2 (l % 4) and + 1).
 __device__ __forceinline__ void LdMatrixX4(uint32_t (&r)[4], const void* row) {

@@ -42,10 +42,10 @@ __device__ __forceinline__ uint32_t RowMaxBits(const RowPlace& at, uint32_t bits
 template <class T>
 __global__ void __launch_bounds__(kRowThreads)
     QuantizeGroups(const T* w, int64_t step, const Groups g, int8_t* values, int64_t out_step,
-                   float* scales, int lanes) {
+                   float* scales, const ScaleSteps steps, int lanes) {
   const RowPlace at = RowPlace::Of(lanes);
   if (at.row >= g.rows * g.count) return;
-  const int64_t row = at.row / g.count, first = at.row % g.count * g.size;
+  const int64_t row = at.row / g.count, group = at.row % g.count, first = group * g.size;
   const int64_t n = first + g.size < g.columns ? g.size : g.columns - first;
   const T* const x = w + row * step + first;
   // Magnitudes as bits: they order as the numbers do, and above them infinity, then NaN.
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kRowThreads)
   float scale = __uint_as_float(most) / 127.0f;
   if (scale == 0) scale = 1;
   if (most >= 0x7f800000u) scale = __uint_as_float(0x7fc00000u);
-  if (at.lane == 0) scales[at.row] = scale;
+  if (at.lane == 0) scales[row * steps.row + group * steps.group] = scale;
   int8_t* const out = values + row * out_step + first;
   for (int64_t i = at.lane; i < n; i += at.lanes) {
     const float q = fminf(fmaxf(rintf(ToFloat(x[i]) / scale), -127.0f), 127.0f);
@@ -80,7 +80,7 @@ void Quantize(const Arguments& in) {
               (g.columns <= 1 || w.stride[1] == 1),
           ErrorCode::kShape, kFit);
   QuantizeRows(in, "quantize_int8", w.dtype, w.data, w.stride[0], g.rows, g.columns, in.i64(0),
-               values.as<int8_t>(), g.columns, in[2].as<float>());
+               values.as<int8_t>(), g.columns, in[2].as<float>(), {g.count, 1});
 }
 
 template <class T, int kPack>
@@ -132,14 +132,14 @@ FUSELM_CUDA_KERNEL("dequantize_int8(values, scales) -> (w) [group, dtype]", kFlo
 
 void QuantizeRows(const Arguments& in, const char* what, DType dtype, const void* w, int64_t step,
                   int64_t rows, int64_t columns, int64_t group, int8_t* values, int64_t out_step,
-                  float* scales) {
+                  float* scales, ScaleSteps steps) {
   const Groups g{rows, columns, group == 0 ? columns : group,
                  group == 0 ? 1 : CeilDiv(columns, group)};
   if (g.rows * g.count == 0) return;
   const int lanes = RowLanes(g.size);
   DispatchFloat(dtype, [&]<class T>() {
     Launch(in, what, RowGrid(g.rows * g.count, lanes), QuantizeGroups<T>, static_cast<const T*>(w),
-           step, g, values, out_step, scales, lanes);
+           step, g, values, out_step, scales, steps, lanes);
   });
 }
 

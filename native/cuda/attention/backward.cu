@@ -314,7 +314,7 @@ void MakeDelta(const Arguments& in, const Backward& args, DType dtype) {
 
 void BackwardBf16(const Arguments& in, Backward args) {
   const Problem& p = args.problem;
-  const bool hopper = OnHopper(in, p) && p.T >= 64 && p.S >= 64 &&
+  const bool hopper = OnHopper(in, Wgmma::kBackward, p) && p.T >= 64 && p.S >= 64 &&
                       Copyable(args.q, p.T, p.H, p.B) && Copyable(args.dout, p.T, p.H, p.B) &&
                       Copyable(args.k, p.S, p.Hkv, p.B) && Copyable(args.v, p.S, p.Hkv, p.B);
   // of the kernels for keys below

@@ -289,8 +289,8 @@ __global__ void __launch_bounds__(kJoinThreads) JoinRows(const Forward args) {
 void ForwardBf16(const Arguments& in, const char* op, Forward args) {
   const Problem& p = args.problem;
   const bool few = args.rows <= 64;
-  if (OnHopper(in, p) && !few && args.per == 1 && args.partial == nullptr && p.S > 0 &&
-      Copyable(args.q, p.T, p.H, p.B) && Copyable(args.k, p.S, p.Hkv, p.B) &&
+  if (OnHopper(in, Wgmma::kForward, p) && !few && args.per == 1 && args.partial == nullptr &&
+      p.S > 0 && Copyable(args.q, p.T, p.H, p.B) && Copyable(args.k, p.S, p.Hkv, p.B) &&
       Copyable(args.v, p.S, p.Hkv, p.B)) {
     return ForwardHopper(in, op, args);
   }

@@ -7,8 +7,12 @@
 // (named barriers), so that one's exponentials run under the other's products. Scores,
 // probabilities and output stay in registers; setmaxnreg moves registers from the copying
 // warpgroup to the others. Blocks of rows with many keys come first.
-// Shared memory: 161 KB at D 128, 81 KB at 64. Rows 16-byte aligned; masks as in forward.cu. Bound
-// by the tensor cores and the exponentials.
+// Shared memory: 161 KB at D 128, 81 KB at 64. Rows 16-byte aligned; masks as in forward.cu.
+// Predicted, not measured: at D 128 a block of 128 x 128 takes the tensor cores 2,048 cycles, the
+// exponentials 1,024 of their unit and about 430 instructions of each of the two warps of a
+// scheduler, all of which fit under the products: 85 % of the tensor cores in long rows, less 2,500
+// cycles a block of rows (5 % at 8k causal, 20 % at 1k). At 64 products and exponentials take 1,024
+// cycles each: about 60 %.
 #include "native/cuda/attention/forward.cuh"
 #include "native/cuda/attention/tile.cuh"
 #include "native/cuda/hopper.cuh"
@@ -89,12 +93,13 @@ struct Rows {
     for (int i = 0; i < kKeys / 16; ++i) WgmmaRs(out, p[i], DownRows(v, kKeys, 16 * i, 0), 1);
     WgmmaCommit();
   }
-  __device__ __forceinline__ void Mask(int key, const Interval& low, const Interval& high) {
-    const int t4 = threadIdx.x % 4;
+  // The intervals are those of rows g and g + 8; by value, so that they stay in registers.
+  __device__ __forceinline__ void Mask(int key, Interval low, Interval high) {
+    const int first = key + threadIdx.x % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kKeys / 2; ++i) {
-      const int column = key + i / 4 * 8 + t4 * 2 + i % 2;
-      if (!(i % 4 / 2 == 0 ? low : high).Has(column)) s[i] = -INFINITY;
+      const int column = first + (i / 4 * 8 + i % 2);
+      if (!(i % 4 / 2 == 0 ? low.Has(column) : high.Has(column))) s[i] = -INFINITY;
     }
   }
   // Scores to exponentials; returns whether the output is to be scaled, by `shrink`.
@@ -265,9 +270,9 @@ __global__ void __launch_bounds__(kThreads, 1)
             total == 0 ? -INFINITY : rows.top[half] * kLn2 + logf(total);
       }
     }
-    // Through this warp's own rows of the query tile, which nobody reads any more, as one tile.
+    // Through this warp's own rows of the query tile, which its warpgroup reads no more.
     auto* const tile = reinterpret_cast<bf16*>(shared);
-    __syncwarp();
+    MeetAt(3 + group, kWarpgroup);
 #pragma unroll
     for (int i = 0; i < kD / 2; i += 2) {
       const int row = own + g + i % 4 / 2 * 8;

@@ -45,7 +45,10 @@ inline Bounds ToBounds(const View& v) {
 struct alignas(8) Interval {
   int32_t low, high;
   __host__ __device__ bool empty() const { return low > high; }
-  __host__ __device__ bool Has(int32_t key) const { return low <= key && key <= high; }
+  // Of a key that is not negative; one comparison, for none is as long as 2^31.
+  __host__ __device__ bool Has(int32_t key) const {
+    return static_cast<uint32_t>(key - low) < static_cast<uint32_t>(high + 1 - low);
+  }
 };
 
 struct Problem {
@@ -129,8 +132,8 @@ struct Problem {
 };
 
 // Whether warpgroup products are to be used.
-inline bool OnHopper(const Arguments& in, const Problem& p) {
-  return WgmmaWanted(in) && p.aligned && p.D <= 128 && p.start.data == nullptr;
+inline bool OnHopper(const Arguments& in, Wgmma kernel, const Problem& p) {
+  return WgmmaWanted(in, kernel) && p.aligned && p.D <= 128 && p.start.data == nullptr;
 }
 // Whether tensor copies can read x: no axis repeats.
 inline bool Copyable(const Heads& x, int64_t rows, int64_t heads, int64_t B) {

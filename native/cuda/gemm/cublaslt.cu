@@ -210,7 +210,7 @@ bool CublasLtUsable() { return TheLibrary().usable; }
 bool CublasLtGemm(const Arguments& in, const GemmProblem& p) {
   const GemmSegment& s = p.segments[0];
   const bool bias = p.out.bias && p.out.bias->data;
-  if (p.segments.size() != 1 || s.k == 0 || p.batch.rank > 1) return false;
+  if (p.segments.size() != 1 || s.k == 0 || p.batch.rank > 1 || p.out.scales) return false;
   if (p.out.addend &&
       (p.batch.rank > 0 || p.out.dtype != DType::kF32 || p.out.addend_dtype != DType::kF32))
     return false;

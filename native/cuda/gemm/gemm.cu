@@ -74,6 +74,7 @@ Epilogue EpilogueOf(const GemmProblem& p, bool addend = true) {
     out.bias = p.out.bias->data;
     out.bias_bf16 = p.out.bias->dtype == DType::kBF16;
   }
+  out.scales = p.out.scales;
   out.addend = addend ? p.out.addend : nullptr;
   out.addend_stride = p.out.addend_stride;
   out.addend_bf16 = p.out.addend_dtype == DType::kBF16;
@@ -83,6 +84,14 @@ Epilogue EpilogueOf(const GemmProblem& p, bool addend = true) {
       (!out.addend || (reinterpret_cast<uintptr_t>(out.addend) % (out.addend_bf16 ? 4 : 8) == 0 &&
                        out.addend_stride % 2 == 0));
   for (int i = 0; i < p.batch.rank; ++i) out.pairs = out.pairs && p.batch.c[i] % 2 == 0;
+  const auto by16 = [](const void* data, int64_t stride, bool of_bf16) {
+    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % (of_bf16 ? 8 : 4) == 0;
+  };
+  out.wide = by16(out.c, out.stride, out.bf16_out) && by16(out.scales, 0, false) &&
+             by16(out.bias, 0, out.bias_bf16) &&
+             by16(out.addend, out.addend_stride, out.addend_bf16);
+  for (int i = 0; i < p.batch.rank; ++i)
+    out.wide = out.wide && by16(nullptr, p.batch.c[i], out.bf16_out);
   return out;
 }
 
@@ -151,7 +160,12 @@ void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
   const int64_t parts = CeilDiv(k, args.split);
   float* const sums = in.Workspace<float>(parts * p.m * p.n);
   const Epilogue out = args.out;
-  args.out = {sums, p.n, out.m, out.n, false, p.n % 2 == 0, false, nullptr, nullptr, 0, false};
+  args.out = {.c = sums,
+              .stride = p.n,
+              .m = out.m,
+              .n = out.n,
+              .pairs = p.n % 2 == 0,
+              .wide = p.n % 4 == 0 && p.m * p.n % 4 == 0};
   run(in, what, args, a_down, b_down, parts);
   Join(in, what, sums, parts, out);
 }
@@ -172,10 +186,12 @@ bool CublasLtBySums(const Arguments& in, const char* what, const GemmProblem& p)
       short_ones[shorts++] = s;
   }
   if (!CublasLtUsable() || p.batch.rank > 0 || longs == 0 || long_ones[0].k < kWorth ||
-      p.out.addend_dtype != DType::kF32 || (p.segments.size() == 1 && !bf16_out))
+      p.out.addend_dtype != DType::kF32 || (p.segments.size() == 1 && !bf16_out) ||
+      (p.out.scales && p.segments.size() > 1))
     return false;
   const bool last_pass = shorts > 0 || bf16_out;
   GemmProblem part = p;
+  part.out.scales = nullptr;  // joins in the last pass
   if (bf16_out) part.out.data = in.Workspace<float>(p.m * p.n), part.out.stride = p.n;
   part.out.dtype = DType::kF32;
   for (size_t i = 0; i < longs; ++i) {

@@ -26,8 +26,8 @@ struct GemmSegment {
 };
 inline constexpr size_t kMaxSegments = 6;
 
-// Row-major; the bias (float32 or bf16, one per column) and the addend (either, too; may be the
-// output itself) join in float32.
+// Row-major. Sums are multiplied by the scales (one per column), then the addend (float32 or bf16;
+// may be the output itself) and the bias (either, too, one per column) join, all in float32.
 struct GemmOutput {
   void* data;
   int64_t stride;
@@ -36,6 +36,7 @@ struct GemmOutput {
   const void* addend = nullptr;
   int64_t addend_stride = 0;
   DType addend_dtype = DType::kF32;
+  const float* scales = nullptr;
 };
 
 // Products alike: `count` of them, laid out by axes (the last fastest); strides in elements.

@@ -1,21 +1,23 @@
-// Products with int8 weights W [n, k] and a float32 scale per row or per 32, 64 or 128 of k.
+// Products of float x with int8 weights W [n, k] and a float32 scale per row or per 32, 64 or 128
+// of k.
 //
-// Weights, Backward (bf16): tensor cores, tiles of 64 x 64 by 4 warps, K by 32, four stages (32
-// KB). x comes by cp.async; W's bytes go through registers, 16 a thread, fetched three steps ahead,
+// Many rows in bf16: W is widened once (a thread 16 weights) and the product of bf16 weights does
+// the work. Forward, with a scale per row: values as they are, exact, the scale with the sum; dx:
+// value times scale, rounded. 3 bytes a weight pass through memory once more, 6 % of the product at
+// 4,096 rows, so that it beats the kernel below from about 200 rows on. Predicted: 0.75 to 0.9 of
+// the bf16 product.
+// Else bf16 goes by Float: tensor cores, tiles of 64 x 64 by 4 warps, K by 32, four stages (32 KB).
+// x comes by cp.async; W's bytes go through registers, 16 a thread, fetched three steps ahead,
 // turned into bf16 on the way to shared memory. A step lies within one group, whose sum is folded
-// into the result with its scale when the group ends; in Backward the scale goes into the rounded
-// weight. Dynamic (both int8): the same tiles with 64 bytes of K a step and mma m16n8k32; int32
-// sums of a group are folded with both scales. Weights of any alignment for the first two; Dynamic
-// copies rows that are not 16-byte aligned. float32 x: one thread 4 x 4 of a 64 x 64 tile, K by 32,
-// 17 KB. Target: the bandwidth of W up to about 64 rows, then half of the bf16 product
-// (Dynamic: 1.5 of it).
+// into the result with its scale when the group ends; for dx the scale goes into the rounded
+// weight. float32 x: one thread 4 x 4 of a 64 x 64 tile, K by 32, 17 KB. Weights of any alignment.
+// Target: the bandwidth of W up to about 64 rows.
 
 #include <algorithm>
 
 #include "native/cuda/gemm/int8.cuh"
 #include "native/cuda/gemm/kernels.cuh"
 #include "native/cuda/gemm/operand.cuh"
-#include "native/cuda/quantize_int8.cuh"
 
 namespace fuselm::cuda {
 namespace {
@@ -24,9 +26,8 @@ using Shape = SmallTile;
 constexpr int kStep = 32;  // of K
 
 struct Int8Args {
-  TileSource x;           // A: [m, k], or dy [m, n] in Backward
-  const float* x_scales;  // [m, groups], of Dynamic
-  TileSource w;           // int8; extent: its rows
+  TileSource x;  // A: [m, k], or dy [m, n] of dx
+  TileSource w;  // int8; extent: its rows
   const float* scales;
   int64_t k, groups, group;  // k: columns of W; group: k when there is one
   int group_shift;
@@ -96,14 +97,18 @@ struct WarpPlace {
 };
 
 template <class V>
-__device__ __forceinline__ void StoreAll(const Epilogue& out, const WarpPlace& at, const V& sums) {
+__device__ __forceinline__ void StoreAll(const Epilogue& out, char* shared, const WarpPlace& at,
+                                         const V& sums) {
+  static_assert(Shape::kFragmentsN == 4 &&
+                Shape::kWarps * Epilogue::kRoom * 4 <= Shape::kSharedBytes);
+  CpAsyncWait<0>();
+  __syncthreads();  // nobody reads or writes tiles any more
+  float* const room =
+      reinterpret_cast<float*>(shared) + static_cast<int>(threadIdx.x) / kWarp * Epilogue::kRoom;
 #pragma unroll
   for (int i = 0; i < Shape::kFragmentsM; ++i)
-#pragma unroll
-    for (int j = 0; j < Shape::kFragmentsN; ++j) {
-      out.Store2(at.row + i * 16, at.column + j * 8, sums[i][j][0], sums[i][j][1]);
-      out.Store2(at.row + i * 16 + 8, at.column + j * 8, sums[i][j][2], sums[i][j][3]);
-    }
+    out.StoreRows(room, at.tile.m * Shape::kM + at.m + i * 16, at.tile.n * Shape::kN + at.n,
+                  [&](int j, int half, int e) { return sums[i][j][2 * half + e]; });
 }
 
 // kDx: C = x W with x = dy, else C = x W^T.
@@ -114,7 +119,7 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
   const int first_n = at.tile.n * Shape::kN;
   const int64_t depth = kDx ? args.w.extent : args.k;
   const int steps = static_cast<int>((depth + kStep - 1) / kStep);
-  const int group_steps = static_cast<int>((args.group + kStep - 1) / kStep);
+  const int group_shift = min(args.group_shift - 5, 30);  // a group is 1 << group_shift steps
   TileLoader<Shape::kM, false, 2, Shape::kThreads> load_x;
   WeightLoader<kDx> load_w;
   load_x.Start(args.x, at.tile.m * Shape::kM, 0, depth);
@@ -124,7 +129,7 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
 #pragma unroll
   for (int s = 0; s < Shape::kStages - 1; ++s) {
     if (s < steps) {
-      load_x.Copy(shared + s * Shape::kStageBytes, args.x.data);
+      load_x.Copy(shared + s * Shape::kStageBytes);
       load_w.Fetch(args, first_n, static_cast<int64_t>(s) * kStep);
       load_w.Put(stage_w(s));
     }
@@ -139,7 +144,7 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
     const int next = stage == 0 ? Shape::kStages - 1 : stage - 1;
     const bool more = step + Shape::kStages - 1 < steps;
     if (more) {
-      load_x.Copy(shared + next * Shape::kStageBytes, args.x.data);
+      load_x.Copy(shared + next * Shape::kStageBytes);
       load_w.Fetch(args, first_n, static_cast<int64_t>(step + Shape::kStages - 1) * kStep);
     }
     CpAsyncCommit();
@@ -160,8 +165,8 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
     }
     if (more) load_w.Put(stage_w(next));
     if constexpr (!kDx) {
-      if ((step + 1) % group_steps == 0 || step + 1 == steps) {
-        const int64_t group = step / group_steps;
+      if (((step + 1) & ((1 << group_shift) - 1)) == 0 || step + 1 == steps) {
+        const int64_t group = step >> group_shift;
 #pragma unroll
         for (int j = 0; j < Shape::kFragmentsN; ++j) {
           const int column = at.column + j * 8;
@@ -181,87 +186,45 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
     stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
   }
   if constexpr (kDx)
-    StoreAll(args.out, at, acc);
+    StoreAll(args.out, shared, at, acc);
   else
-    StoreAll(args.out, at, total);
+    StoreAll(args.out, shared, at, total);
 }
 
-__global__ void __launch_bounds__(Shape::kThreads) Dynamic(const __grid_constant__ Int8Args args) {
-  constexpr int kK = kTileBytes, kSlice = 32;
-  FUSELM_DYNAMIC_SHARED(char, shared);
-  const WarpPlace at(args.out);
-  const int steps = static_cast<int>((args.k + kK - 1) / kK);
-  const int group_slices = static_cast<int>((args.group + kSlice - 1) / kSlice);
-  TileLoader<Shape::kM, false, 1, Shape::kThreads> load_x;
-  TileLoader<Shape::kN, false, 1, Shape::kThreads> load_w;
-  load_x.Start(args.x, at.tile.m * Shape::kM, 0, args.k);
-  load_w.Start(args.w, at.tile.n * Shape::kN, 0, args.k);
-  const auto copy = [&](int stage) {
-    char* const tile = shared + stage * Shape::kStageBytes;
-    load_x.Copy(tile, args.x.data);
-    load_w.Copy(tile + Shape::kM * kTileBytes, args.w.data);
-  };
-#pragma unroll
-  for (int s = 0; s < Shape::kStages - 1; ++s) {
-    if (s < steps) copy(s);
-    CpAsyncCommit();
+// W's columns from `column` on, `cols` of them, to dense bf16 rows of `stride`, a multiple of 16
+// long, zeros after the last; times their scales when kScaled.
+struct WidenArgs {
+  const int8_t* values;
+  const float* scales;
+  int64_t k, groups, column, cols, stride, count;  // count: packs of 16
+  int group_shift;
+  bool aligned;
+  bf16* to;
+};
+constexpr int kWidenThreads = 256;
+template <bool kScaled>
+__global__ void __launch_bounds__(kWidenThreads) Widen(const WidenArgs args) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kWidenThreads + threadIdx.x;
+  if (i >= args.count) return;
+  const int64_t packs = args.stride / 16, row = i / packs, first = i % packs * 16;
+  const int64_t column = args.column + first;
+  const Pack<int8_t, 16> v =
+      Take16(args.values + row * args.k + column, args.aligned, args.cols - first);
+  float scale = 1;
+  if constexpr (kScaled) {
+    // one group has all 16: groups begin at multiples of 32, panels and packs at multiples of 16
+    if (first < args.cols) scale = args.scales[row * args.groups + (column >> args.group_shift)];
   }
-  int32_t acc[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
-  float total[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
-  const int last_slice = static_cast<int>((args.k + kSlice - 1) / kSlice) - 1;
-  for (int step = 0, stage = 0; step < steps; ++step) {
-    CpAsyncWait<Shape::kStages - 2>();
-    __syncthreads();
-    if (step + Shape::kStages - 1 < steps) copy(stage == 0 ? Shape::kStages - 1 : stage - 1);
-    CpAsyncCommit();
-    const char* const tile_x = shared + stage * Shape::kStageBytes;
-    const char* const tile_w = tile_x + Shape::kM * kTileBytes;
+  auto* const to = reinterpret_cast<Pack<uint32_t, 4>*>(args.to + row * args.stride + first);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int slice = step * 2 + half;
-      uint32_t a[Shape::kFragmentsM][4], b[Shape::kFragmentsN][2];
+  for (int h = 0; h < 2; ++h) {
+    Pack<uint32_t, 4> words;
 #pragma unroll
-      for (int i = 0; i < Shape::kFragmentsM; ++i)
-        LoadA<Shape::kM, false>(a[i], tile_x, at.m + i * 16, half);
-#pragma unroll
-      for (int j = 0; j < Shape::kFragmentsN; j += 2)
-        LoadB<Shape::kN, false>(b[j], b[j + 1], tile_w, at.n + j * 8, half);
-#pragma unroll
-      for (int i = 0; i < Shape::kFragmentsM; ++i)
-#pragma unroll
-        for (int j = 0; j < Shape::kFragmentsN; ++j) Mma16832S8(acc[i][j], a[i], b[j]);
-      // what lies past the last slice is zeros, so that folding it would add nothing
-      if (slice > last_slice || ((slice + 1) % group_slices != 0 && slice != last_slice)) continue;
-      const int64_t group = slice / group_slices;
-      float x_scale[Shape::kFragmentsM][2], scale[Shape::kFragmentsN][2];
-#pragma unroll
-      for (int i = 0; i < Shape::kFragmentsM; ++i)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int row = at.row + i * 16 + e * 8;
-          x_scale[i][e] = row < args.out.m ? args.x_scales[row * args.groups + group] : 0.0f;
-        }
-#pragma unroll
-      for (int j = 0; j < Shape::kFragmentsN; ++j)
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int column = at.column + j * 8 + e;
-          scale[j][e] = column < args.out.n ? args.scales[column * args.groups + group] : 0.0f;
-        }
-#pragma unroll
-      for (int i = 0; i < Shape::kFragmentsM; ++i)
-#pragma unroll
-        for (int j = 0; j < Shape::kFragmentsN; ++j)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            total[i][j][e] = fmaf(static_cast<float>(acc[i][j][e]),
-                                  x_scale[i][e / 2] * scale[j][e % 2], total[i][j][e]);
-            acc[i][j][e] = 0;
-          }
-    }
-    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
+    for (int w = 0; w < 4; ++w)
+      words.v[w] = ToBf16x2(static_cast<float>(v.v[8 * h + 2 * w]) * scale,
+                            static_cast<float>(v.v[8 * h + 2 * w + 1]) * scale);
+    to[h] = words;
   }
-  StoreAll(args.out, at, total);
 }
 
 constexpr int kSimtThreads = 256;
@@ -342,17 +305,6 @@ __global__ void __launch_bounds__(kSimtThreads) Simt(const __grid_constant__ Int
     }
 }
 
-Epilogue OutputOf(void* c, DType dtype, int64_t m, int64_t n, const View* bias) {
-  Epilogue out{};
-  out.c = c;
-  out.stride = n;
-  out.m = static_cast<int>(m), out.n = static_cast<int>(n);
-  out.bf16_out = dtype == DType::kBF16;
-  out.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(c) % (2 * ItemSize(dtype)) == 0;
-  if (bias && bias->data) out.bias = bias->data, out.bias_bf16 = bias->dtype == DType::kBF16;
-  return out;
-}
-
 Int8Args ArgsOf(const Int8Weights& w, const Epilogue& out) {
   Int8Args args{};
   args.w = {w.values, w.k, static_cast<int>(w.n)};
@@ -365,7 +317,26 @@ Int8Args ArgsOf(const Int8Weights& w, const Epilogue& out) {
   return args;
 }
 
-// A dense matrix [m, k] whose rows cp.async can copy, itself or a copy.
+Grid GridOf(const Epilogue& out) {
+  const int64_t tiles = CeilDiv(out.m, Shape::kM) * CeilDiv(out.n, Shape::kN);
+  return {dim3(static_cast<unsigned>(tiles)), Shape::kThreads, Shape::kSharedBytes};
+}
+
+}  // namespace
+
+Epilogue Int8Output(void* c, DType dtype, int64_t m, int64_t n, const View* bias) {
+  Epilogue out{};
+  out.c = c;
+  out.stride = n;
+  out.m = static_cast<int>(m), out.n = static_cast<int>(n);
+  out.bf16_out = dtype == DType::kBF16;
+  out.pairs = n % 2 == 0 && reinterpret_cast<uintptr_t>(c) % (2 * ItemSize(dtype)) == 0;
+  if (bias && bias->data) out.bias = bias->data, out.bias_bf16 = bias->dtype == DType::kBF16;
+  out.wide = n % (out.bf16_out ? 8 : 4) == 0 && reinterpret_cast<uintptr_t>(c) % 16 == 0 &&
+             reinterpret_cast<uintptr_t>(out.bias) % 16 == 0;
+  return out;
+}
+
 TileSource Aligned16(const Arguments& in, const void* data, DType dtype, int64_t stride, int64_t m,
                      int64_t k) {
   const int64_t unit = 16 / static_cast<int64_t>(ItemSize(dtype));
@@ -382,9 +353,77 @@ TileSource Aligned16(const Arguments& in, const void* data, DType dtype, int64_t
   return {CopyRows(in, v, padded), padded, extent};
 }
 
-Grid GridOf(const Epilogue& out) {
-  const int64_t tiles = CeilDiv(out.m, Shape::kM) * CeilDiv(out.n, Shape::kN);
-  return {dim3(static_cast<unsigned>(tiles)), Shape::kThreads, Shape::kSharedBytes};
+namespace {
+
+constexpr int64_t kManyRows = 256;
+constexpr int64_t kWideBytes = int64_t{256} << 20;  // of widened weights at a time
+
+// Rows `row` to row + rows of W and its columns from `column` on as bf16.
+GemmOperand Widened(const Arguments& in, const char* what, const Int8Weights& w, int64_t row,
+                    int64_t rows, int64_t column, int64_t cols, bool scaled, bf16* to) {
+  const int64_t stride = CeilDiv(cols, 16) * 16, count = rows * (stride / 16);
+  const int8_t* const values = w.values + row * w.k;
+  const WidenArgs args{values,
+                       w.scales + row * w.groups(),
+                       w.k,
+                       w.groups(),
+                       column,
+                       cols,
+                       stride,
+                       count,
+                       w.group_shift(),
+                       reinterpret_cast<uintptr_t>(values) % 16 == 0 && w.k % 16 == 0,
+                       to};
+  const Grid grid{dim3(static_cast<unsigned>(CeilDiv(count, kWidenThreads))), kWidenThreads};
+  Launch(in, what, grid, scaled ? Widen<true> : Widen<false>, args);
+  return {to, stride, true};
+}
+
+// By the product of bf16 weights, some rows of W at a time.
+void Int8GemmWide(const Arguments& in, const char* what, const Int8Problem& p) {
+  const int64_t stride = CeilDiv(p.w.k, 16) * 16;
+  const int64_t most = std::min(p.w.n, std::max<int64_t>(256, kWideBytes / 2 / stride / 256 * 256));
+  bf16* const wide = in.Workspace<bf16>(most * stride);
+  for (int64_t row = 0; row < p.w.n; row += most) {
+    const int64_t rows = std::min(most, p.w.n - row);
+    const GemmSegment segment{
+        {p.x, p.x_stride, true}, Widened(in, what, p.w, row, rows, 0, p.w.k, false, wide), p.w.k};
+    View bias{};
+    if (p.bias && p.bias->data) {
+      bias = *p.bias;
+      bias.data = static_cast<char*>(bias.data) + row * static_cast<int64_t>(ItemSize(bias.dtype));
+    }
+    Gemm(in, what,
+         {.dtype = p.dtype,
+          .m = p.m,
+          .n = rows,
+          .segments = {&segment, 1},
+          .out = {.data = static_cast<bf16*>(p.y) + row,
+                  .stride = p.w.n,
+                  .dtype = p.dtype,
+                  .bias = &bias,
+                  .scales = p.w.scales + row}});
+  }
+}
+
+// The same for dx, some columns of W at a time.
+void Int8GemmDxWide(const Arguments& in, const char* what, const void* dy, int64_t dy_stride,
+                    int64_t m, const Int8Weights& w, bf16* dx) {
+  const int64_t fit = kWideBytes / 2 / w.n / 256 * 256;
+  const int64_t most = std::min(CeilDiv(w.k, 16) * 16, std::max<int64_t>(256, fit));
+  bf16* const wide = in.Workspace<bf16>(most * w.n);
+  for (int64_t column = 0; column < w.k; column += most) {
+    const int64_t cols = std::min(most, w.k - column);
+    GemmOperand of_w = Widened(in, what, w, 0, w.n, column, cols, true, wide);
+    of_w.along_k = false;
+    const GemmSegment segment{{dy, dy_stride, true}, of_w, w.n};
+    Gemm(in, what,
+         {.dtype = DType::kBF16,
+          .m = m,
+          .n = cols,
+          .segments = {&segment, 1},
+          .out = {.data = dx + column, .stride = w.k, .dtype = DType::kBF16}});
+  }
 }
 
 }  // namespace
@@ -396,7 +435,9 @@ void Int8Gemm(const Arguments& in, const char* what, const Int8Problem& p) {
         in, what,
         {p.dtype, p.m, p.w.n, p.w.k, p.x, p.x_stride, nullptr, 0, &p.w, p.bias, p.y, p.w.n});
   }
-  Int8Args args = ArgsOf(p.w, OutputOf(p.y, p.dtype, p.m, p.w.n, p.bias));
+  const bool many = p.dtype == DType::kBF16 && p.m >= kManyRows && p.w.k > 0;
+  if (many && p.w.group == 0) return Int8GemmWide(in, what, p);
+  Int8Args args = ArgsOf(p.w, Int8Output(p.y, p.dtype, p.m, p.w.n, p.bias));
   if (p.dtype == DType::kBF16) {
     args.x = Aligned16(in, p.x, p.dtype, p.x_stride, p.m, p.w.k);
     return Launch(in, what, GridOf(args.out), Float<false>, args);
@@ -408,27 +449,15 @@ void Int8Gemm(const Arguments& in, const char* what, const Int8Problem& p) {
 void Int8GemmDx(const Arguments& in, const char* what, DType dtype, const void* dy,
                 int64_t dy_stride, int64_t m, const Int8Weights& w, void* dx) {
   if (m == 0 || w.k == 0) return;
-  Int8Args args = ArgsOf(w, OutputOf(dx, dtype, m, w.k, nullptr));
+  if (dtype == DType::kBF16 && m >= kManyRows && w.n > 0)
+    return Int8GemmDxWide(in, what, dy, dy_stride, m, w, static_cast<bf16*>(dx));
+  Int8Args args = ArgsOf(w, Int8Output(dx, dtype, m, w.k, nullptr));
   if (dtype == DType::kBF16) {
     args.x = Aligned16(in, dy, dtype, dy_stride, m, w.n);
     return Launch(in, what, GridOf(args.out), Float<true>, args);
   }
   args.x = {dy, dy_stride, args.out.m};
   Launch(in, what, {GridOf(args.out).blocks, kSimtThreads}, Simt<true>, args);
-}
-
-void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p) {
-  if (p.m == 0 || p.w.n == 0) return;
-  Int8Args args = ArgsOf(p.w, OutputOf(p.y, p.dtype, p.m, p.w.n, p.bias));
-  const int64_t stride = CeilDiv(std::max<int64_t>(p.w.k, 1), 16) * 16;
-  int8_t* const values = in.Workspace<int8_t>(p.m * stride);
-  float* const scales = in.Workspace<float>(p.m * args.groups + 1);
-  if (p.w.k > 0)
-    QuantizeRows(in, what, p.dtype, p.x, p.x_stride, p.m, p.w.k, p.w.group, values, stride, scales);
-  args.x = {values, stride, args.out.m};
-  args.x_scales = scales;
-  args.w = Aligned16(in, p.w.values, DType::kI8, p.w.k, p.w.n, p.w.k);
-  Launch(in, what, GridOf(args.out), Dynamic, args);
 }
 
 }  // namespace fuselm::cuda

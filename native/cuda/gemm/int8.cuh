@@ -2,6 +2,7 @@
 #pragma once
 
 #include "native/cuda/gemm/gemm.cuh"
+#include "native/cuda/gemm/tile.cuh"
 
 namespace fuselm::cuda {
 
@@ -24,5 +25,24 @@ void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p
 // dx [m, k] = dy W, W rounded to dtype.
 void Int8GemmDx(const Arguments& in, const char* what, DType dtype, const void* dy,
                 int64_t dy_stride, int64_t m, const Int8Weights& w, void* dx);
+
+// What the kernels of Int8GemmDynamic are asked for: C = sum over groups of x_scale w_scale (sum of
+// x w). Operands 16-byte aligned along K, scales [groups, m] and [groups, w_scale_stride], an even
+// stride. Groups of 32 << group_shift of K; with kWhole there is one.
+struct Int8Product {
+  static constexpr int kWhole = 30;
+  TileSource x, w;
+  const float *x_scales, *w_scales;
+  int64_t w_scale_stride, k;
+  int group_shift;
+  Epilogue out;
+};
+// On sm_90a. False when it does not take the shape.
+bool HopperInt8(const Arguments& in, const char* what, const Int8Product& product);
+
+Epilogue Int8Output(void* c, DType dtype, int64_t m, int64_t n, const View* bias);
+// A dense matrix [m, k] whose rows are 16-byte aligned, itself or a copy.
+TileSource Aligned16(const Arguments& in, const void* data, DType dtype, int64_t stride, int64_t m,
+                     int64_t k);
 
 }  // namespace fuselm::cuda

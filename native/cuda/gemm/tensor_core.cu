@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ K
       start(0, args.segments[segment].k);
     }
     char* const tile = shared + stage * S::kStageBytes;
-    load_a.Copy(tile, args.segments[0].a.data);
-    load_b.Copy(tile + S::kM * kTileBytes, args.segments[0].b.data);
+    load_a.Copy(tile);
+    load_b.Copy(tile + S::kM * kTileBytes);
   };
 
   start(k0, k_end);
@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ K
     CpAsyncCommit();
   }
 
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int warp_m = warp / S::kWarpsN * S::kWarpM, warp_n = warp % S::kWarpsN * S::kWarpN;
   float acc[S::kFragmentsM][S::kFragmentsN][4] = {};
   for (int step = 0, stage = 0; step < steps; ++step) {
@@ -95,15 +95,14 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ K
 
   Epilogue out = args.out;
   out.c = static_cast<char*>(out.c) + offsets.c * (out.bf16_out ? 2 : 4);
-  const int row = place.m * S::kM + warp_m + lane / 4;
-  const int column = place.n * S::kN + warp_n + lane % 4 * 2;
+  static_assert(S::kFragmentsN == 4 && S::kWarps * Epilogue::kRoom * 4 <= S::kSharedBytes);
+  CpAsyncWait<0>();
+  __syncthreads();  // nobody reads or writes tiles any more
+  float* const room = reinterpret_cast<float*>(shared) + warp * Epilogue::kRoom;
 #pragma unroll
   for (int i = 0; i < S::kFragmentsM; ++i)
-#pragma unroll
-    for (int j = 0; j < S::kFragmentsN; ++j) {
-      out.Store2(row + i * 16, column + j * 8, acc[i][j][0], acc[i][j][1]);
-      out.Store2(row + i * 16 + 8, column + j * 8, acc[i][j][2], acc[i][j][3]);
-    }
+    out.StoreRows(room, place.m * S::kM + warp_m + i * 16, place.n * S::kN + warp_n,
+                  [&](int j, int half, int e) { return acc[i][j][2 * half + e]; });
 }
 
 template <class S>

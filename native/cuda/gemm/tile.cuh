@@ -58,19 +58,23 @@ struct TileLoader {
     }
   }
 
-  // Starts the copies of one tile and moves on. What lies outside becomes zeros.
-  __device__ __forceinline__ void Copy(char* tile, const void* safe) {
+  // Starts the copies of one tile and moves on. What lies outside becomes zeros, and its address
+  // is not read.
+  __device__ __forceinline__ void Copy(char* tile) {
+    const bool whole = left >= kK;  // all tiles but the last
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
       const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
       const int row = chunk / kColumns, column = chunk % kColumns;
       int bytes = limit[i];
-      if constexpr (kDown) {
-        if (row >= left) bytes = 0;
-      } else {
-        bytes = min(bytes, max((left - column * kChunk) * kItem, 0));
+      if (!whole) {
+        if constexpr (kDown) {
+          if (row >= left) bytes = 0;
+        } else {
+          bytes = min(bytes, max((left - column * kChunk) * kItem, 0));
+        }
       }
-      CpAsync16Part(tile + Place(row, column), bytes > 0 ? at[i] : safe, bytes);
+      CpAsync16Part(tile + Place(row, column), at[i], bytes);
       at[i] += step;
     }
     left -= kK;
@@ -109,7 +113,7 @@ __device__ __forceinline__ void LoadB(uint32_t (&low)[2], uint32_t (&high)[2], c
 template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
 struct TileShape {
   static constexpr int kM = kM_, kN = kN_, kWarpsM = kWarpsM_, kWarpsN = kWarpsN_;
-  static constexpr int kThreads = kWarpsM * kWarpsN * kWarp;
+  static constexpr int kWarps = kWarpsM * kWarpsN, kThreads = kWarps * kWarp;
   static constexpr int kWarpM = kM / kWarpsM, kWarpN = kN / kWarpsN;
   static constexpr int kFragmentsM = kWarpM / 16, kFragmentsN = kWarpN / 8;
   static constexpr int kStages = 4;
@@ -131,31 +135,36 @@ __device__ __forceinline__ TilePlace PlaceOf(int b, int tiles_m, int tiles_n) {
   return {first + in % height, in / height};
 }
 
-// Where C goes and what is added on the way.
+// Where C goes, what a sum is multiplied by (`scales`, one per column) and what is added on the
+// way.
 struct Epilogue {
   void* c;
   int64_t stride;
   int m, n;
   bool bf16_out;
   bool pairs;  // two neighbours in a row may be stored at once
-  bool bias_bf16;
+  bool wide;   // eight of them by 16 bytes, and all that joins them is aligned so, too
+  bool bias_bf16, addend_bf16;
+  const float* scales;
   const void* bias;
   const void* addend;
   int64_t addend_stride;
-  bool addend_bf16;
 
-  __device__ __forceinline__ float Addend(int64_t at) const {
-    return addend_bf16 ? ToFloat(static_cast<const bf16*>(addend)[at])
-                       : static_cast<const float*>(addend)[at];
-  }
+  // Of what a warp stores 16 x 32 elements by way of.
+  static constexpr int kPitch = 40, kRoom = 16 * kPitch;  // floats
+
   __device__ __forceinline__ float Bias(int column) const {
-    if (bias == nullptr) return 0;
     return bias_bf16 ? ToFloat(static_cast<const bf16*>(bias)[column])
                      : static_cast<const float*>(bias)[column];
   }
   __device__ __forceinline__ void Store(int row, int column, float v) const {
-    if (addend != nullptr) v += Addend(row * addend_stride + column);
-    v += Bias(column);
+    if (scales != nullptr) v *= scales[column];
+    if (addend != nullptr) {
+      const int64_t at = row * addend_stride + column;
+      v += addend_bf16 ? ToFloat(static_cast<const bf16*>(addend)[at])
+                       : static_cast<const float*>(addend)[at];
+    }
+    if (bias != nullptr) v += Bias(column);
     if (bf16_out) {
       static_cast<bf16*>(c)[row * stride + column] = ToBf16(v);
     } else {
@@ -170,6 +179,7 @@ struct Epilogue {
       if (column + 1 < n) Store(row, column + 1, v1);
       return;
     }
+    if (scales != nullptr) v0 *= scales[column], v1 *= scales[column + 1];
     if (addend != nullptr) {
       const int64_t at = row * addend_stride + column;
       if (addend_bf16) {
@@ -182,12 +192,89 @@ struct Epilogue {
         v0 += add.v[0], v1 += add.v[1];
       }
     }
-    v0 += Bias(column), v1 += Bias(column + 1);
+    if (bias != nullptr) v0 += Bias(column), v1 += Bias(column + 1);
     if (bf16_out) {
       *reinterpret_cast<uint32_t*>(static_cast<bf16*>(c) + row * stride + column) =
           ToBf16x2(v0, v1);
     } else {
       *reinterpret_cast<Pack<float, 2>*>(static_cast<float*>(c) + row * stride + column) = {v0, v1};
+    }
+  }
+
+  // v += the eight elements from p on.
+  __device__ __forceinline__ static void Add8(float (&v)[8], const void* p, int64_t at,
+                                              bool of_bf16) {
+    if (of_bf16) {
+      const auto words =
+          *reinterpret_cast<const Pack<uint32_t, 4>*>(static_cast<const bf16*>(p) + at);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        v[2 * i] += LowToFloat(words.v[i]), v[2 * i + 1] += HighToFloat(words.v[i]);
+    } else {
+#pragma unroll
+      for (int h = 0; h < 8; h += 4) {
+        const auto four =
+            *reinterpret_cast<const Pack<float, 4>*>(static_cast<const float*>(p) + at + h);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[h + i] += four.v[i];
+      }
+    }
+  }
+  // Eight elements from (row, column) on, inside; needs `wide`.
+  __device__ __forceinline__ void Store8(int row, int column, float (&v)[8]) const {
+    if (scales != nullptr) {
+#pragma unroll
+      for (int h = 0; h < 8; h += 4) {
+        const auto four = *reinterpret_cast<const Pack<float, 4>*>(scales + column + h);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) v[h + i] *= four.v[i];
+      }
+    }
+    if (addend != nullptr) Add8(v, addend, row * addend_stride + column, addend_bf16);
+    if (bias != nullptr) Add8(v, bias, column, bias_bf16);
+    const int64_t at = row * stride + column;
+    if (bf16_out) {
+      *reinterpret_cast<Pack<uint32_t, 4>*>(static_cast<bf16*>(c) + at) = {
+          ToBf16x2(v[0], v[1]), ToBf16x2(v[2], v[3]), ToBf16x2(v[4], v[5]), ToBf16x2(v[6], v[7])};
+    } else {
+      auto* const to = reinterpret_cast<Pack<float, 4>*>(static_cast<float*>(c) + at);
+      to[0] = {v[0], v[1], v[2], v[3]};
+      to[1] = {v[4], v[5], v[6], v[7]};
+    }
+  }
+  // 16 x 32 elements from (row0, column0) on, as a warp's tensor core leaves them: value(j, half,
+  // e) is element 2t + e of the j-th eight of row g + 8 half, with lane = 4g + t. They pass through
+  // the warp's own kRoom floats of shared memory, so that four lanes store 64 bytes of a row at
+  // once and one short piece of code serves all edges.
+  template <class F>
+  __device__ __forceinline__ void StoreRows(float* room, int row0, int column0, F&& value) const {
+    const int lane = threadIdx.x % kWarp;
+    __syncwarp();  // what stood there has been read
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *reinterpret_cast<Pack<float, 2>*>(room + (lane / 4 + 8 * half) * kPitch + 8 * j +
+                                           lane % 4 * 2) = {value(j, half, 0), value(j, half, 1)};
+    __syncwarp();
+#pragma unroll 1
+    for (int r = lane / 4; r < 16; r += 8) {
+      const int row = row0 + r, column = column0 + lane % 4 * 8;
+      if (row >= m || column >= n) continue;
+      const float* const from = room + r * kPitch + lane % 4 * 8;
+      if (wide && column + 8 <= n) {
+        float v[8];
+#pragma unroll
+        for (int h = 0; h < 8; h += 4) {
+          const auto four = *reinterpret_cast<const Pack<float, 4>*>(from + h);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) v[h + i] = four.v[i];
+        }
+        Store8(row, column, v);
+      } else {
+#pragma unroll 1
+        for (int i = 0; i < 8 && column + i < n; ++i) Store(row, column + i, from[i]);
+      }
     }
   }
 };
