@@ -12,7 +12,8 @@
 #   shapes      attention and products at the sizes of real models; with builtin and hopper, so, too
 #   quickstart  examples/quickstart.ts on the GPU, 1,400 steps
 #   builtin     ops with products again, by kernels of our own
-#   hopper      the same with FUSELM_CUDA_WGMMA=1 (compute capability 9.0)
+#   hopper      the same with FUSELM_CUDA_WGMMA=1 (compute capability 9.0); of shapes each of its kernels
+#               by itself, so that one that fails or waits for ever is known by its name
 #   bench       benches beside PyTorch, where python3 has it: one part each, bench-train and so on
 #   memcheck racecheck    the matrix under compute-sanitizer
 #   cpu         every op at every level of the CPU
@@ -120,10 +121,13 @@ if chosen builtin; then
 fi
 if chosen hopper; then
   if [ "$compute" = 90 ]; then
-    export FUSELM_CUDA_WGMMA=1
-    part hopper on_gpu env FUSELM_CUBLASLT=off FUSELM_LEVELS=cuda ./node test/ops/main.js $products
-    chosen shapes && part hopper-shapes on_gpu env FUSELM_CUBLASLT=off ./node test/cuda/main.js shapes
-    unset FUSELM_CUDA_WGMMA
+    if chosen shapes; then
+      for kernel in forward backward product int8; do
+        part "hopper-$kernel" on_gpu env FUSELM_CUDA_WGMMA=$kernel FUSELM_CUBLASLT=off \
+          timeout -k 5 120 ./node test/cuda/main.js shapes $kernel
+      done
+    fi
+    part hopper on_gpu env FUSELM_CUDA_WGMMA=1 FUSELM_CUBLASLT=off FUSELM_LEVELS=cuda ./node test/ops/main.js $products
   else
     part hopper absent "compute capability ${compute:-unknown}, not 9.0"
   fi
@@ -145,6 +149,7 @@ bench adamw $run adamw
 bench norms $run norms
 bench loss $run loss
 bench int8 $run int8
+[ "$compute" = 90 ] && bench int8-hopper env FUSELM_CUDA_WGMMA=1 $run int8
 bench lora $run lora --model 124M --int8
 if chosen memcheck; then part memcheck sanitizer memcheck "$@"; fi
 if chosen racecheck; then part racecheck sanitizer racecheck "$@"; fi

@@ -1,10 +1,9 @@
 // Products with int8 weights on a CUDA device: beside the CPU's on the same values, and a row alone
 // beside the same row among others.
 
-import { expect } from 'vitest'
 import { type Device, noGrad, type Tensor, tensor, withDevice } from '../../lib/index.ts'
 import { linearInt8DxOp, linearInt8DynamicOp, linearInt8Op } from '../../lib/ops/linear_int8.ts'
-import { normal } from './emulated.ts'
+import { normal } from './normal.ts'
 import type { Sizes } from './products.ts'
 
 export type Int8Product = 'linear_int8' | 'linear_int8.dx' | 'linear_int8_dynamic'
@@ -41,37 +40,37 @@ export async function int8Product(
   return (await y.toArray()) as Float32Array
 }
 
-/** Agrees with the CPU's in float32 to a rounding to bf16, of the weights, too, for dx. */
-export async function compareInt8(
+/** Beside the CPU's in float32: the largest error as a share of a rounding to bf16 (of the weights, too, for dx). */
+export async function worstOfInt8(
   { cpu, cuda }: { readonly cpu: Device; readonly cuda: Device },
   product: Int8Product,
   sizes: Sizes,
   group: number,
-): Promise<void> {
+): Promise<number> {
   const expected = await int8Product(cpu, 'f32', product, sizes, group)
   const received = await int8Product(cuda, 'bf16', product, sizes, group)
-  expect(received.length).toBe(expected.length)
-  // a weight is about 0.5 here, and 2^-9 of it off for dx
-  const absolute = product === 'linear_int8.dx' ? 2 ** -8 * Math.sqrt(sizes.n) : 8e-6 * Math.sqrt(sizes.k)
-  let worst = 0
+  // a weight is 0.5 on average here, 1.6 at most, and for dx 2^-9 of it off
+  const absolute = product === 'linear_int8.dx' ? 2 ** -7 * Math.sqrt(sizes.n) : 8e-6 * Math.sqrt(sizes.k)
+  let worst = received.length === expected.length ? 0 : Number.POSITIVE_INFINITY
   for (const [i, b] of expected.entries()) {
     const share = Math.abs((received[i] ?? Number.NaN) - b) / (absolute + 2 ** -8 * Math.abs(b))
     worst = Math.max(worst, Number.isNaN(share) ? Number.POSITIVE_INFINITY : share)
   }
-  expect(worst).toBeLessThan(1)
+  return worst
 }
 
-/** Rows by themselves have the bits that they have among all of `sizes`. */
-export async function sameRows(
+/** Of how many rows, among `few`, the bits differ from those that they have among all of `sizes`. */
+export async function differingRows(
   device: Device,
   sizes: Sizes,
   group: number,
   few: readonly number[],
-): Promise<void> {
+): Promise<readonly number[]> {
   const all = await int8Product(device, 'bf16', 'linear_int8_dynamic', sizes, group)
-  expect(all.some((v) => v !== 0)).toBe(true)
+  const differ: number[] = []
   for (const rows of few) {
     const some = await int8Product(device, 'bf16', 'linear_int8_dynamic', sizes, group, rows)
-    expect(some, `${rows} rows`).toEqual(all.slice(0, rows * sizes.n))
+    if (some.length !== rows * sizes.n || some.some((v, i) => v !== all[i])) differ.push(rows)
   }
+  return differ
 }

@@ -1,6 +1,7 @@
 // Without a test framework, for GPU hosts:
 //   node test/cuda/main.js parity [steps]    training beside the CPU's losses
-//   node test/cuda/main.js shapes            attention and products at the sizes of real models
+//   node test/cuda/main.js shapes [kernel]   attention and products at the sizes of real models, or only
+//                                            one of forward, backward (of attention), product, int8
 
 import { Device } from '../../lib/index.ts'
 import { cudaPlugin } from '../ops/runner/library.ts'
@@ -27,20 +28,21 @@ async function runParity(plugin: string, level: string, steps: number): Promise<
   }
 }
 
-async function runShapes(plugin: string): Promise<void> {
+async function runShapes(plugin: string, kernel?: string): Promise<void> {
   using cuda = Device.open({ device: 'cuda', cudaPlugin: plugin, guard: true })
   using cpu = Device.open({ device: 'cpu' })
-  for await (const { name, worst } of shapes({ cpu, cuda })) say(worst < 1, `${name}: ${worst.toFixed(3)}`)
+  for await (const { name, worst } of shapes({ cpu, cuda }, kernel))
+    say(worst < 1, `${name}: ${worst.toFixed(3)}`)
 }
 
-const [part = 'parity', steps = '100'] = process.argv.slice(2)
+const [part = 'parity', argument] = process.argv.slice(2)
 const found = cudaPlugin()
 if ('reason' in found) {
   console.log(found.reason)
   process.exit(77)
 }
-if (part === 'parity') await runParity(found.plugin, found.level, Number(steps))
-else if (part === 'shapes') await runShapes(found.plugin)
+if (part === 'parity') await runParity(found.plugin, found.level, Number(argument ?? 100))
+else if (part === 'shapes') await runShapes(found.plugin, argument)
 else throw new Error(`parity or shapes, not ${part}`)
 console.log(`${passed} passed, ${failed} failed`)
 process.exitCode = failed === 0 ? 0 : 1

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { bothDevices, emulated, emulatedPlugin } from './emulated.ts'
+import { worstOfInt8 } from './int8.ts'
 import { products, worstOf } from './products.ts'
 
 const library = emulated('libcublaslt_emulated.so')
@@ -37,6 +38,12 @@ describe.skipIf(emulatedPlugin() === null || library === null)('products through
     expect(await worstOf(both, 'bf16', name, long)).toBeLessThan(1)
     // a product a segment; the term of lora_linear is ours, but x A^T is the library's
     expect(calls() - before).toBe(name === 'linear_group.dx' || name === 'lora_linear' ? 2 : 1)
+  })
+  test.each(['linear_int8', 'linear_int8.dx'] as const)('%s by a bf16 copy of the weights', async (name) => {
+    const before = calls()
+    const sizes = { m: 256, k: 1040, n: 24 }
+    expect(await worstOfInt8(both, name, sizes, 0)).toBeLessThan(1)
+    expect(calls() - before).toBe(1)
   })
   test('rows that are not aligned stay with our kernels', async () => {
     const before = calls()

@@ -3,6 +3,7 @@
 
 import type { Device } from '../../lib/index.ts'
 import { type AttentionCase, worstOfAttention } from './attention.ts'
+import { differingRows, type Int8Product, worstOfInt8 } from './int8.ts'
 import { products, type Sizes, worstOf } from './products.ts'
 
 const attention: readonly AttentionCase[] = [
@@ -30,14 +31,17 @@ export interface Compared {
   readonly worst: number
 }
 
-export async function* shapes(devices: {
-  readonly cpu: Device
-  readonly cuda: Device
-}): AsyncGenerator<Compared> {
+type Devices = { readonly cpu: Device; readonly cuda: Device }
+
+async function* ofAttention(devices: Devices, results: RegExp): AsyncGenerator<Compared> {
   for (const c of attention) {
-    const shares = await worstOfAttention(devices, c)
-    for (const [name, worst] of Object.entries(shares)) yield { name: `attention, ${c.name}: ${name}`, worst }
+    for (const [name, worst] of Object.entries(await worstOfAttention(devices, c))) {
+      if (results.test(name)) yield { name: `attention, ${c.name}: ${name}`, worst }
+    }
   }
+}
+
+async function* ofProducts(devices: Devices): AsyncGenerator<Compared> {
   for (const name of Object.keys(products)) {
     for (const size of sizes) {
       for (const dtype of ['bf16', 'f32'] as const) {
@@ -48,5 +52,44 @@ export async function* shapes(devices: {
         }
       }
     }
+  }
+}
+
+async function* ofInt8(devices: Devices): AsyncGenerator<Compared> {
+  const kinds: readonly Int8Product[] = ['linear_int8', 'linear_int8.dx', 'linear_int8_dynamic']
+  for (const size of sizes) {
+    const { m, k, n } = size
+    for (const group of [0, 32, 64, 128]) {
+      for (const kind of kinds) {
+        const name = `${kind} ${m} x ${k} x ${n}, groups of ${group}`
+        yield { name, worst: await worstOfInt8(devices, kind, size, group) }
+      }
+      const differ = await differingRows(
+        devices.cuda,
+        size,
+        group,
+        [1, 7, 100].filter((rows) => rows < m),
+      )
+      const name = `bits of a row ${m} x ${k} x ${n}, groups of ${group}`
+      yield { name, worst: differ.length === 0 ? 0 : Number.POSITIVE_INFINITY }
+    }
+  }
+}
+
+/** By the names that FUSELM_CUDA_WGMMA has for them; `forward` and `backward` are of attention. */
+const kernels: Record<string, (devices: Devices) => AsyncGenerator<Compared>> = {
+  forward: (devices) => ofAttention(devices, /^(out|lse)$/),
+  backward: (devices) => ofAttention(devices, /^d[qkv]$/),
+  product: ofProducts,
+  int8: ofInt8,
+}
+export const KERNELS = Object.keys(kernels)
+
+/** Of one of KERNELS, or of all. */
+export async function* shapes(devices: Devices, kernel?: string): AsyncGenerator<Compared> {
+  const chosen = kernel === undefined ? Object.values(kernels) : [kernels[kernel]]
+  for (const compared of chosen) {
+    if (compared === undefined) throw new Error(`one of ${KERNELS.join(', ')}, not ${kernel}`)
+    yield* compared(devices)
   }
 }
