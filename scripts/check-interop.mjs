@@ -94,6 +94,9 @@ async function writeOurs(folder) {
   const models = {
     llama: () => create({ ...SIZE, tieWordEmbeddings: false, attentionBias: true, mlpBias: true }),
     'llama-bf16': () => create(SIZE, 'bf16'),
+    // 20 tokens are past its trained context
+    'llama-dynamic': () =>
+      create({ ...SIZE, maxPositionEmbeddings: 12, ropeScaling: { ropeType: 'dynamic', factor: 2 } }),
     mistral: () => create({ ...SIZE, architecture: 'mistral', slidingWindow: 6 }),
     qwen3: () => create({ ...SIZE, architecture: 'qwen3', headDim: 16 }, 'bf16'),
     gpt2: () => create(GPT2),
@@ -133,6 +136,7 @@ async function writeOurs(folder) {
 
   for (const [name, options] of [
     ['llama', {}],
+    ['llama-dynamic', {}],
     ['gpt2', { externalData: true }],
     ['int8-row', {}],
     ['int8-group', {}],

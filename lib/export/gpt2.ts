@@ -1,5 +1,6 @@
 // The graph of GPT-2.
 
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Gpt2 } from '../models/gpt2.ts'
 import type { Gpt2Activation } from '../models/gpt2-config.ts'
 import type { LayerNorm } from '../nn/layers.ts'
@@ -22,7 +23,7 @@ function layerNorm(decoder: DecoderGraph, name: string, norm: LayerNorm, x: Valu
   return decoder.narrow(decoder.graph.op('LayerNormalization', [decoder.wide(x), weight, bias], attributes))
 }
 
-registerGraph<Gpt2>('gpt2', ({ config, transformer, lmHead }, decoder) => {
+registerGraph<Gpt2>('gpt2', async ({ config, transformer, lmHead }, decoder) => {
   const { graph } = decoder
   const { nEmbd, nHead } = config
   const embedding = decoder.weight('transformer.wte.weight', transformer.wte.weight)
@@ -31,7 +32,8 @@ registerGraph<Gpt2>('gpt2', ({ config, transformer, lmHead }, decoder) => {
     graph.op('Gather', [embedding, decoder.inputIds]),
     graph.op('Gather', [places, decoder.positions]),
   ])
-  transformer.h.forEach((layer, i) => {
+  for (const [i, layer] of transformer.h.entries()) {
+    await turn()
     const place = `transformer.h.${i}`
     x = graph.at(place, () => {
       const input = layerNorm(decoder, `${place}.ln_1`, layer.ln1, x)
@@ -46,7 +48,7 @@ registerGraph<Gpt2>('gpt2', ({ config, transformer, lmHead }, decoder) => {
       const active = activation(decoder, config.activationFunction, inner)
       return graph.op('Add', [middle, decoder.linear(`${place}.mlp.c_proj`, layer.mlp.cProj, active)])
     })
-  })
+  }
   const hidden = layerNorm(decoder, 'transformer.ln_f', transformer.lnF, x)
   if (lmHead !== null) return decoder.linear('lm_head', lmHead, hidden)
   return graph.op('MatMul', [hidden, graph.op('Transpose', [embedding], { perm: [1, 0] })])

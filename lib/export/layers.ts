@@ -206,11 +206,7 @@ export class DecoderGraph {
     const of = (length: number): Value =>
       graph.constant('f64', Array.from(ropeFrequencies(config, length).frequencies))
     const factor = ropeFrequencies(config).attentionFactor
-    if (scaling?.ropeType === 'dynamic') {
-      throw new ConfigError(
-        'exportOnnx: rotary scaling of kind dynamic changes with the length and is not exported',
-      )
-    }
+    if (scaling?.ropeType === 'dynamic') return { frequencies: this.#dynamic(config, scaling.factor), factor }
     if (scaling?.ropeType !== 'longrope') return { frequencies: of(0), factor }
     const original = scaling.originalMaxPositionEmbeddings ?? most
     const long = graph.op('Greater', [
@@ -218,5 +214,26 @@ export class DecoderGraph {
       graph.constant('i64', original - 1),
     ])
     return { frequencies: graph.op('Where', [long, of(original + 1), of(0)]), factor }
+  }
+  /**
+   * Frequencies whose base grows once positions pass the trained context, by all rows together; what the cache
+   * holds stays as it was turned. As ropeFrequencies has them, in float64, rounded to float32.
+   */
+  #dynamic(
+    { rotarySize: size, ropeTheta: theta, maxPositionEmbeddings: most }: RotaryConfig,
+    factor: number,
+  ): Value {
+    const { graph } = this
+    const f64 = (values: number | number[]): Value => graph.constant('f64', values)
+    const last = graph.op('Cast', [graph.op('ReduceMax', [this.positions], { keepdims: 0 })], { to: 11 })
+    const length = graph.op('Max', [graph.op('Add', [last, f64(1)]), f64(most)])
+    const stretch = graph.op('Sub', [graph.op('Mul', [length, f64(factor / most)]), f64(factor - 1)])
+    const base =
+      size > 2
+        ? graph.op('Mul', [graph.op('Pow', [stretch, f64(size / (size - 2))]), f64(theta)])
+        : f64(theta)
+    const exponents = Array.from({ length: size / 2 }, (_, i) => (-2 * i) / size)
+    const waves = graph.op('Pow', [base, f64(exponents)])
+    return graph.op('Cast', [graph.op('Cast', [waves], { to: 1 })], { to: 11 })
   }
 }

@@ -1,5 +1,6 @@
 // The graph of the LLaMA family: llama, mistral, qwen2, qwen3.
 
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Llama } from '../models/llama.ts'
 import { type LlamaActivation, rotarySize } from '../models/llama-config.ts'
 import type { Value } from './graph.ts'
@@ -12,13 +13,14 @@ function activation(decoder: DecoderGraph, kind: LlamaActivation, x: Value): Val
   return graph.op('Gelu', [x], { approximate: kind === 'gelu' ? 'none' : 'tanh' })
 }
 
-registerGraph<Llama>('llama', ({ config, model, lmHead }, decoder) => {
+registerGraph<Llama>('llama', async ({ config, model, lmHead }, decoder) => {
   const { graph } = decoder
   const rotate = decoder.rotary({ ...config, rotarySize: rotarySize(config) })
   const scale = 1 / Math.sqrt(config.headDim)
   const embedding = decoder.weight('model.embed_tokens.weight', model.embedTokens.weight)
   let x = graph.op('Gather', [embedding, decoder.inputIds])
-  model.layers.forEach((layer, i) => {
+  for (const [i, layer] of model.layers.entries()) {
+    await turn()
     const place = `model.layers.${i}`
     x = graph.at(place, () => {
       const { qProj, kProj, vProj, oProj, qNorm, kNorm } = layer.selfAttn
@@ -42,7 +44,7 @@ registerGraph<Llama>('llama', ({ config, model, lmHead }, decoder) => {
       const inner = graph.op('Mul', [activation(decoder, config.hiddenAct, gate), up])
       return graph.op('Add', [middle, decoder.linear(`${place}.mlp.down_proj`, mlp.downProj, inner)])
     })
-  })
+  }
   const hidden = decoder.rmsNorm('model.norm', model.norm, x)
   if (lmHead !== null) return decoder.linear('lm_head', lmHead, hidden)
   return graph.op('MatMul', [hidden, graph.op('Transpose', [embedding], { perm: [1, 0] })])

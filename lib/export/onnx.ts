@@ -62,7 +62,7 @@ export async function exportOnnx(
   const build = graphBuilder(model.modelType)
   const graph = new Graph()
   const decoderGraph = new DecoderGraph(graph, model.size, new WeightStreams(dtype))
-  const logits = decoderGraph.wide(build(model, decoderGraph))
+  const logits = decoderGraph.wide(await build(model, decoderGraph))
   const shape = ['batch_size', 'sequence_length', model.size.vocabSize]
   graph.output('logits', 'f32', shape, logits)
   const files = graph.files(name, { external: externalData })

@@ -12,84 +12,92 @@ const VARINT = 0
 const LENGTH_DELIMITED = 2
 const FIXED_32 = 5
 
-function varint(value: number | bigint): Uint8Array {
-  // negative numbers are 64-bit two's complement
-  let rest = BigInt.asUintN(64, BigInt(value))
-  const bytes: number[] = []
-  do {
-    const low = Number(rest & 0x7fn)
-    rest >>= 7n
-    bytes.push(rest === 0n ? low : low | 0x80)
-  } while (rest !== 0n)
-  return Uint8Array.from(bytes)
-}
+const encoder = new TextEncoder()
 
 /**
  * A message: fields in the order in which they are added. Its length is known at any time, so that it can
- * be a field of another before its streams are read.
+ * be a field of another before its streams are read. What is added is copied, but for streams: a graph has tens
+ * of thousands of fields, and an object for each would hold up the event loop.
  */
 export class Message {
-  readonly #parts: (Uint8Array | ByteStream | Message)[] = []
-  #byteLength = 0
+  /** What was added before the bytes in `#tail`. */
+  readonly #parts: (Uint8Array | ByteStream)[] = []
+  #tail = new Uint8Array(64)
+  #used = 0
+  #before = 0
 
   get byteLength(): number {
-    return this.#byteLength
+    return this.#before + this.#used
   }
 
   /** int32, int64, bool or enum. */
   int(field: number, value: number | bigint): this {
-    return this.#tag(field, VARINT).#add(varint(value))
+    return this.#varint(field * 8 + VARINT).#varint(value)
   }
 
   float(field: number, value: number): this {
-    const bytes = new Uint8Array(4)
-    new DataView(bytes.buffer).setFloat32(0, value, true)
-    return this.#tag(field, FIXED_32).#add(bytes)
+    this.#varint(field * 8 + FIXED_32).#reserve(4)
+    new DataView(this.#tail.buffer).setFloat32(this.#used, value, true)
+    this.#used += 4
+    return this
   }
 
   /** string, bytes or a message. */
   bytes(field: number, value: string | Uint8Array | ByteStream | Message): this {
-    const part = typeof value === 'string' ? new TextEncoder().encode(value) : value
-    return this.#tag(field, LENGTH_DELIMITED).#add(varint(part.byteLength)).#add(part)
+    const part = typeof value === 'string' ? encoder.encode(value) : value
+    this.#varint(field * 8 + LENGTH_DELIMITED).#varint(part.byteLength)
+    if (part instanceof Uint8Array) return this.#copy(part)
+    if (!(part instanceof Message)) return this.#add(part)
+    for (const inner of part.#parts) {
+      if (inner instanceof Uint8Array) this.#copy(inner)
+      else this.#add(inner)
+    }
+    return this.#copy(part.#tail.subarray(0, part.#used))
   }
 
   /** Writes the message out, streams as they come. */
   async write(write: (bytes: Uint8Array) => Promise<void>): Promise<void> {
-    // small parts together: a graph has tens of thousands
-    let held: Uint8Array[] = []
-    let size = 0
-    const flush = async (): Promise<void> => {
-      if (size > 0) await write(Buffer.concat(held))
-      held = []
-      size = 0
-    }
-    for (const part of this.#flat()) {
-      if (part instanceof Uint8Array) {
-        held.push(part)
-        size += part.length
-        if (size >= 1 << 16) await flush()
-      } else {
-        await flush()
-        for await (const bytes of part.read()) await write(bytes)
-      }
-    }
-    await flush()
-  }
-
-  *#flat(): Generator<Uint8Array | ByteStream> {
-    for (const part of this.#parts) {
-      if (part instanceof Message) yield* part.#flat()
-      else yield part
+    for (const part of [...this.#parts, this.#tail.subarray(0, this.#used)]) {
+      if (part instanceof Uint8Array) await write(part)
+      else for await (const bytes of part.read()) await write(bytes)
     }
   }
 
-  #tag(field: number, wireType: number): this {
-    return this.#add(varint(field * 8 + wireType))
-  }
-
-  #add(part: Uint8Array | ByteStream | Message): this {
-    this.#parts.push(part)
-    this.#byteLength += part.byteLength
+  #varint(value: number | bigint): this {
+    this.#reserve(10)
+    if (typeof value === 'number' && value >= 0 && value < 2 ** 31) {
+      let rest = value
+      for (; rest >= 0x80; rest >>>= 7) this.#tail[this.#used++] = (rest & 0x7f) | 0x80
+      this.#tail[this.#used++] = rest
+      return this
+    }
+    // negative numbers are 64-bit two's complement
+    let rest = BigInt.asUintN(64, BigInt(value))
+    for (; rest >= 0x80n; rest >>= 7n) this.#tail[this.#used++] = Number(rest & 0x7fn) | 0x80
+    this.#tail[this.#used++] = Number(rest)
     return this
+  }
+
+  #copy(bytes: Uint8Array): this {
+    this.#reserve(bytes.length)
+    this.#tail.set(bytes, this.#used)
+    this.#used += bytes.length
+    return this
+  }
+
+  #add(stream: ByteStream): this {
+    const bytes = this.#tail.slice(0, this.#used)
+    this.#parts.push(bytes, stream)
+    this.#before += bytes.length + stream.byteLength
+    this.#used = 0
+    return this
+  }
+
+  #reserve(bytes: number): void {
+    const needed = this.#used + bytes
+    if (needed <= this.#tail.length) return
+    const larger = new Uint8Array(Math.max(needed, 2 * this.#tail.length))
+    larger.set(this.#tail.subarray(0, this.#used))
+    this.#tail = larger
   }
 }

@@ -5,8 +5,14 @@ import { ConfigError } from '../runtime/errors.ts'
 import type { Value } from './graph.ts'
 import type { DecoderGraph } from './layers.ts'
 
-/** Adds a model to a graph. @returns logits [B, T, V], in the graph's dtype */
-export type GraphBuilder<Model extends CausalLm = CausalLm> = (model: Model, decoder: DecoderGraph) => Value
+/**
+ * Adds a model to a graph, a layer in a turn of the event loop.
+ * @returns logits [B, T, V], in the graph's dtype
+ */
+export type GraphBuilder<Model extends CausalLm = CausalLm> = (
+  model: Model,
+  decoder: DecoderGraph,
+) => Promise<Value>
 
 const builders = new Map<string, GraphBuilder>()
 
