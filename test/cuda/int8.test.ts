@@ -17,6 +17,7 @@ describe.skipIf(emulatedPlugin() === null)('int8 products, emulated', () => {
     ['linear_int8_dynamic', { m: 70, k: 300, n: 90 }, 0],
     ['linear_int8_dynamic', { m: 70, k: 300, n: 91 }, 64],
     ['linear_int8_dynamic', { m: 1290, k: 150, n: 1330 }, 128],
+    ['linear_int8_dynamic', { m: 1285, k: 70, n: 1297 }, 0],
   ] as const)('%s %o, groups of %i', { timeout: 120_000 }, async (product, sizes, group) => {
     expect(await worstOfInt8(both, product, sizes, group)).toBeLessThan(1)
   })

@@ -136,6 +136,8 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
     CpAsyncCommit();
   }
 
+  const FragmentsA<Shape::kM, false> of_x(at.m);
+  const FragmentsB<Shape::kN, kDx> of_w(at.n);
   float acc[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
   [[maybe_unused]] float total[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
   for (int step = 0, stage = 0; step < steps; ++step) {
@@ -153,11 +155,10 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
     for (int slice = 0; slice < 2; ++slice) {
       uint32_t a[Shape::kFragmentsM][4], b[Shape::kFragmentsN][2];
 #pragma unroll
-      for (int i = 0; i < Shape::kFragmentsM; ++i)
-        LoadA<Shape::kM, false>(a[i], tile_x, at.m + i * 16, slice);
+      for (int i = 0; i < Shape::kFragmentsM; ++i) of_x.Load(a[i], tile_x, i, slice);
 #pragma unroll
       for (int j = 0; j < Shape::kFragmentsN; j += 2)
-        LoadB<Shape::kN, kDx>(b[j], b[j + 1], stage_w(stage), at.n + j * 8, slice);
+        of_w.Load(b[j], b[j + 1], stage_w(stage), j / 2, slice);
 #pragma unroll
       for (int i = 0; i < Shape::kFragmentsM; ++i)
 #pragma unroll

@@ -45,10 +45,12 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ I
     if (s < steps) copy(s);
     CpAsyncCommit();
   }
+  const FragmentsA<S::kM, false> of_x(warp_m);
+  const FragmentsB<S::kN, false> of_w(warp_n);
   int32_t acc[kM][kN][4] = {};
-  float total[kM][kN][4] = {};
-  const auto fold = [&](int group) {
-    float x_scale[kM][2], w_scale[kN][2];
+  [[maybe_unused]] float total[kGroups ? kM : 1][kGroups ? kN : 1][4] = {};
+  float x_scale[kM][2], w_scale[kN][2];
+  const auto take_scales = [&](int group) {
 #pragma unroll
     for (int i = 0; i < kM; ++i)
 #pragma unroll
@@ -66,16 +68,10 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ I
                                                        column);
       w_scale[j][0] = two.v[0], w_scale[j][1] = two.v[1];
     }
-#pragma unroll
-    for (int i = 0; i < kM; ++i)
-#pragma unroll
-      for (int j = 0; j < kN; ++j)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          total[i][j][e] = fmaf(static_cast<float>(acc[i][j][e]),
-                                x_scale[i][e / 2] * w_scale[j][e % 2], total[i][j][e]);
-          acc[i][j][e] = 0;
-        }
+  };
+  // What the sum of a group adds to `to`.
+  const auto scaled = [&](int i, int j, int half, int e, float to) {
+    return fmaf(static_cast<float>(acc[i][j][2 * half + e]), x_scale[i][half] * w_scale[j][e], to);
   };
   for (int step = 0, stage = 0; step < steps; ++step) {
     CpAsyncWait<S::kStages - 2>();
@@ -88,10 +84,9 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ I
     for (int half = 0; half < kK / kSlice; ++half) {
       uint32_t a[kM][4], b[kN][2];
 #pragma unroll
-      for (int i = 0; i < kM; ++i) LoadA<S::kM, false>(a[i], tile_x, warp_m + i * 16, half);
+      for (int i = 0; i < kM; ++i) of_x.Load(a[i], tile_x, i, half);
 #pragma unroll
-      for (int j = 0; j < kN; j += 2)
-        LoadB<S::kN, false>(b[j], b[j + 1], tile_w, warp_n + j * 8, half);
+      for (int j = 0; j < kN; j += 2) of_w.Load(b[j], b[j + 1], tile_w, j / 2, half);
 #pragma unroll
       for (int i = 0; i < kM; ++i)
 #pragma unroll
@@ -99,31 +94,42 @@ __global__ void __launch_bounds__(S::kThreads) Product(const __grid_constant__ I
       if constexpr (kGroups) {
         const int slice = step * (kK / kSlice) + half, mask = (1 << args.group_shift) - 1;
         // what lies past the last slice is zeros
-        if (slice < slices && (((slice + 1) & mask) == 0 || slice + 1 == slices))
-          fold(slice >> args.group_shift);
+        if (slice < slices && (((slice + 1) & mask) == 0 || slice + 1 == slices)) {
+          take_scales(slice >> args.group_shift);
+#pragma unroll
+          for (int i = 0; i < kM; ++i)
+#pragma unroll
+            for (int j = 0; j < kN; ++j)
+#pragma unroll
+              for (int e = 0; e < 4; ++e) {
+                total[i][j][e] = scaled(i, j, e / 2, e % 2, total[i][j][e]);
+                acc[i][j][e] = 0;
+              }
+        }
       }
     }
     stage = stage + 1 == S::kStages ? 0 : stage + 1;
   }
-  if constexpr (!kGroups) fold(0);
-  static_assert(kN == 4 && S::kWarps * Epilogue::kRoom * 4 <= S::kSharedBytes);
+  if constexpr (!kGroups) take_scales(0);
+  static_assert(kN % 4 == 0 && S::kWarps * Epilogue::kRoom * 4 <= S::kSharedBytes);
   CpAsyncWait<0>();
   __syncthreads();  // nobody reads or writes tiles any more
   float* const room = reinterpret_cast<float*>(shared) + warp * Epilogue::kRoom;
 #pragma unroll
   for (int i = 0; i < kM; ++i)
-    args.out.StoreRows(room, row0 + i * 16, column0,
-                       [&](int j, int half, int e) { return total[i][j][2 * half + e]; });
+#pragma unroll
+    for (int n = 0; n < kN; n += 4)
+      args.out.StoreRows(room, row0 + i * 16, column0 + n * 8, [&](int j, int half, int e) {
+        if constexpr (kGroups) return total[i][n + j][2 * half + e];
+        return scaled(i, n + j, half, e, 0.0f);
+      });
 }
 
-template <class S>
+template <class S, bool kGroups>
 void Run(const Arguments& in, const char* what, const Int8Product& args) {
   const int64_t tiles = CeilDiv(args.out.m, S::kM) * CeilDiv(args.out.n, S::kN);
-  const Grid grid{dim3(static_cast<unsigned>(tiles)), S::kThreads, S::kSharedBytes};
-  if (args.group_shift == Int8Product::kWhole)
-    Launch(in, what, grid, Product<S, false>, args);
-  else
-    Launch(in, what, grid, Product<S, true>, args);
+  Launch(in, what, {dim3(static_cast<unsigned>(tiles)), S::kThreads, S::kSharedBytes},
+         Product<S, kGroups>, args);
 }
 
 constexpr int kFewThreads = 256, kFewWarps = kFewThreads / kWarp;
@@ -250,10 +256,16 @@ void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p
   args.w_scales = static_cast<const float*>(CopyRows(in, by_group, args.w_scale_stride));
   if (HopperInt8(in, what, args)) return;
   constexpr int64_t kEnoughTiles = 120;
-  if (CeilDiv(p.m, LargeTile::kM) * CeilDiv(p.w.n, LargeTile::kN) >= kEnoughTiles)
-    Run<LargeTile>(in, what, args);
-  else
-    Run<SmallTile>(in, what, args);
+  if (CeilDiv(p.m, LargeTile::kM) * CeilDiv(p.w.n, LargeTile::kN) >= kEnoughTiles) {
+    if (p.w.group == 0)
+      Run<LargeTile, false>(in, what, args);
+    else
+      Run<LargeTileOfTwo, true>(in, what, args);
+  } else if (p.w.group == 0) {
+    Run<SmallTile, false>(in, what, args);
+  } else {
+    Run<SmallTile, true>(in, what, args);
+  }
 }
 
 }  // namespace fuselm::cuda

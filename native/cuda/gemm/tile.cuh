@@ -26,13 +26,18 @@ struct TileLoader {
   static constexpr int kRows = kDown ? kK : kSpan;
   static constexpr int kCopies = kRows * kColumns / kThreads;
   static constexpr int kBytes = kSpan * kTileBytes;
+  // from one chunk of a thread to the next: whole rows, as many as the permutation repeats after
+  static constexpr int kApart = kThreads * 16;
+  static_assert(kThreads % kColumns == 0 && kThreads / kColumns % 8 == 0);
   static_assert(kCopies * kThreads == kRows * kColumns);
   static_assert(!kDown || kColumns >= 8);
 
   const char* at[kCopies];
-  int64_t step;        // bytes from tile to tile
-  int limit[kCopies];  // bytes of a chunk inside the extent, when K does not cut it
-  int left;            // of K
+  int64_t step;                    // bytes from tile to tile
+  int limit[kDown ? kCopies : 1];  // bytes of a chunk inside the extent, when K does not cut it
+  bool partial;                    // some chunks are cut by the extent
+  uint32_t to;                     // where in the tile the first of a thread's chunks goes
+  int left;                        // of K
 
   // Byte of chunk `column` of row `row`.
   __device__ __forceinline__ static int Place(int row, int column) {
@@ -40,74 +45,96 @@ struct TileLoader {
     return row * kTileBytes + ((column ^ (row >> 1 & 3)) << 4);
   }
 
-  // Tiles from element `k0` of K on; `first` is the tile's first row.
+  // Tiles from element `k0` of K on; `first` is the tile's first row. What lies past the extent is
+  // of no use to anybody: rows there are the last one again, chunks the first.
   __device__ __forceinline__ void Start(const TileSource& from, int first, int64_t k0, int64_t k) {
     left = static_cast<int>(k - k0);
     step = kDown ? from.stride * (kK * kItem) : kTileBytes;
+    partial = kDown && from.extent % kChunk != 0;
+    const int own = static_cast<int>(threadIdx.x);
+    to = Held(static_cast<uint32_t>(Place(own / kColumns, own % kColumns)));
 #pragma unroll
     for (int i = 0; i < kCopies; ++i) {
       const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
       const int row = chunk / kColumns, column = chunk % kColumns;
-      const int64_t i0 = kDown ? first + column * kChunk : first + row;
-      const int64_t offset =
-          kDown ? (k0 + row) * from.stride + i0 : i0 * from.stride + k0 + column * kChunk;
+      int64_t offset;
+      if constexpr (kDown) {
+        const int i0 = first + column * kChunk, inside = from.extent - i0;
+        limit[i] = inside > 0 ? min(inside * kItem, 16) : 16;
+        offset = (k0 + row) * from.stride + (inside > 0 ? i0 : 0);
+      } else {
+        offset = min(first + row, from.extent - 1) * from.stride + k0 + column * kChunk;
+      }
       at[i] = static_cast<const char*>(from.data) + offset * kItem;
-      const int64_t inside = (from.extent - i0) * kItem;
-      limit[i] = kDown ? static_cast<int>(min(max(inside, int64_t{0}), int64_t{16}))
-                       : (inside > 0 ? 16 : 0);
     }
   }
 
-  // Starts the copies of one tile and moves on. What lies outside becomes zeros, and its address
-  // is not read.
+  // Starts the copies of one tile and moves on. What lies past K becomes zeros.
   __device__ __forceinline__ void Copy(char* tile) {
-    const bool whole = left >= kK;  // all tiles but the last
+    if (left >= kK && !partial) {  // nearly always
 #pragma unroll
-    for (int i = 0; i < kCopies; ++i) {
-      const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int row = chunk / kColumns, column = chunk % kColumns;
-      int bytes = limit[i];
-      if (!whole) {
-        if constexpr (kDown) {
-          if (row >= left) bytes = 0;
-        } else {
-          bytes = min(bytes, max((left - column * kChunk) * kItem, 0));
-        }
+      for (int i = 0; i < kCopies; ++i) {
+        CpAsync16(tile + to + i * kApart, at[i]);
+        at[i] += step;
       }
-      CpAsync16Part(tile + Place(row, column), at[i], bytes);
-      at[i] += step;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kCopies; ++i) {
+        const int chunk = static_cast<int>(threadIdx.x) + i * kThreads;
+        const int row = chunk / kColumns, column = chunk % kColumns;
+        int bytes;
+        if constexpr (kDown) {
+          bytes = row < left ? limit[i] : 0;
+        } else {
+          bytes = min(16, max((left - column * kChunk) * kItem, 0));
+        }
+        CpAsync16Part(tile + to + i * kApart, at[i], bytes);
+        at[i] += step;
+      }
     }
     left -= kK;
   }
 };
 
-// A fragment of 16 rows from `row` on, `slice` the 32-byte slice of the tile's K.
+// Where in a tile a lane finds its part of a warp's fragments. `row`, the first of the warp's rows,
+// is a multiple of 32 (A) or of 32 columns (B): then what tells fragments and slices apart is bits
+// of the permuted chunk that are 0 in the first one, and bytes that are added.
 template <int kSpan, bool kDown>
-__device__ __forceinline__ void LoadA(uint32_t (&r)[4], const char* tile, int row, int slice) {
-  const int lane = threadIdx.x % kWarp, of = lane / 8, in = lane % 8;
-  if constexpr (kDown) {
-    using L = TileLoader<kSpan, true, 2, 32>;
-    LdMatrixX4Trans(r, tile + L::Place(slice * 16 + of / 2 * 8 + in, row / 8 + of % 2));
-  } else {
-    using L = TileLoader<kSpan, false, 2, 32>;
-    LdMatrixX4(r, tile + L::Place(row + of % 2 * 8 + in, slice * 2 + of / 2));
+struct FragmentsOf {
+  using L = TileLoader<kSpan, kDown, 2, 128>;
+  uint32_t at;
+
+  // `rows_first`: of the four matrices of an ldmatrix the second continues the rows (A), not K (B).
+  __device__ __forceinline__ FragmentsOf(int row, bool rows_first) {
+    const int lane = threadIdx.x % kWarp, of = lane / 8, in = lane % 8;
+    const int of_row = rows_first ? of % 2 : of / 2, of_k = rows_first ? of / 2 : of % 2;
+    at = Held(static_cast<uint32_t>(kDown ? L::Place(of_k * 8 + in, row / 8 + of_row)
+                                          : L::Place(row + of_row * 8 + in, of_k)));
   }
-}
-// Two fragments of 8 columns from `column` on.
+  // 16 rows, the i-th of them, of the 32-byte slice of the tile's K.
+  __device__ __forceinline__ void Load(uint32_t (&r)[4], const char* tile, int i, int slice) const {
+    if constexpr (kDown)
+      LdMatrixX4Trans(r, tile + slice * (16 * kSpan * 2) + (at ^ i * 32));
+    else
+      LdMatrixX4(r, tile + i * (16 * kTileBytes) + (at ^ slice * 32));
+  }
+};
 template <int kSpan, bool kDown>
-__device__ __forceinline__ void LoadB(uint32_t (&low)[2], uint32_t (&high)[2], const char* tile,
-                                      int column, int slice) {
-  const int lane = threadIdx.x % kWarp, of = lane / 8, in = lane % 8;
-  uint32_t r[4];
-  if constexpr (kDown) {
-    using L = TileLoader<kSpan, true, 2, 32>;
-    LdMatrixX4Trans(r, tile + L::Place(slice * 16 + of % 2 * 8 + in, column / 8 + of / 2));
-  } else {
-    using L = TileLoader<kSpan, false, 2, 32>;
-    LdMatrixX4(r, tile + L::Place(column + of / 2 * 8 + in, slice * 2 + of % 2));
+struct FragmentsA : FragmentsOf<kSpan, kDown> {
+  __device__ __forceinline__ explicit FragmentsA(int row) : FragmentsOf<kSpan, kDown>(row, true) {}
+};
+// Two fragments of 8 columns a load.
+template <int kSpan, bool kDown>
+struct FragmentsB : FragmentsOf<kSpan, kDown> {
+  __device__ __forceinline__ explicit FragmentsB(int column)
+      : FragmentsOf<kSpan, kDown>(column, false) {}
+  __device__ __forceinline__ void Load(uint32_t (&low)[2], uint32_t (&high)[2], const char* tile,
+                                       int i, int slice) const {
+    uint32_t r[4];
+    FragmentsOf<kSpan, kDown>::Load(r, tile, i, slice);
+    low[0] = r[0], low[1] = r[1], high[0] = r[2], high[1] = r[3];
   }
-  low[0] = r[0], low[1] = r[1], high[0] = r[2], high[1] = r[3];
-}
+};
 
 // How a block of warps shares a tile of C.
 template <int kM_, int kN_, int kWarpsM_, int kWarpsN_>
@@ -120,7 +147,10 @@ struct TileShape {
   static constexpr int kStageBytes = (kM + kN) * kTileBytes;
   static constexpr int kSharedBytes = kStages * kStageBytes;
 };
-using LargeTile = TileShape<128, 128, 2, 4>;
+// Warps of 64 x 64 read a third less shared memory per product than those of 64 x 32, but with
+// sums for two there is room for these alone.
+using LargeTile = TileShape<128, 128, 2, 2>;
+using LargeTileOfTwo = TileShape<128, 128, 2, 4>;
 using SmallTile = TileShape<64, 64, 2, 2>;
 
 // Block b's place among the tiles of C: columns of tiles are walked in bands of kBand rows, so that
