@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Device, type DType, scope, type Tensor, type TensorData, tensor, zeros } from 'fuselm'
 import { bestLimits, type Limits, measureLimits, parseLimits } from './limits.ts'
-import { findTorch, PythonPeer } from './peers/python.ts'
+import { findTorch, Peer } from './peers/peer.ts'
 import { percentile } from './percentile.ts'
 
 const WARM_UP = 5
@@ -176,7 +176,7 @@ async function checkResults(given: Case, own: readonly TensorData[], file: strin
 
 /** The peer's timers by mode, once its results are the same. */
 async function peerTimers(
-  peer: PythonPeer,
+  peer: Peer,
   given: Case,
   own: readonly TensorData[],
   folder: string,
@@ -264,12 +264,7 @@ function progress({ kernel, shape, dtype, ms, shareOfLimit, peer, ratio }: Row):
   return `${kernel} ${shape} ${dtype}: ${ms.toPrecision(4)} ms, ${(100 * shareOfLimit).toFixed(0)}% of the limit${beside}`
 }
 
-async function compare(
-  given: Case,
-  peer: PythonPeer | null,
-  table: Float32Array,
-  folder: string,
-): Promise<Timed> {
+async function compare(given: Case, peer: Peer | null, table: Float32Array, folder: string): Promise<Timed> {
   const made = makeInputs(given, table)
   const inputs = { ...made, ...given.prepare?.(made) }
   try {
@@ -288,7 +283,7 @@ async function compare(
   }
 }
 
-async function startPeer(folder: string, table: Float32Array): Promise<PythonPeer | null> {
+async function startPeer(folder: string, table: Float32Array): Promise<Peer | null> {
   const torch = findTorch()
   if ('reason' in torch) {
     process.stderr.write(`no PyTorch peer: ${torch.reason}\n`)
@@ -297,14 +292,14 @@ async function startPeer(folder: string, table: Float32Array): Promise<PythonPee
   const normals = join(folder, 'normals.f32')
   await writeFile(normals, new Uint8Array(table.buffer))
   const { isa, threads, kind } = Device.default()
-  return PythonPeer.start(torch.python, {
+  return Peer.start(torch.python, {
     program: fileURLToPath(new URL('../../bench/peers/ops_torch.py', import.meta.url)),
     arguments: { normals, threads, device: kind },
     isa,
   })
 }
 
-async function limitsOf(peer: PythonPeer | null): Promise<Limits> {
+async function limitsOf(peer: Peer | null): Promise<Limits> {
   const { isa, threads, kind } = Device.default()
   if (kind === 'cpu') return measureLimits(isa, threads)
   if (peer === null) throw new Error('on a GPU it is PyTorch that measures the limits: --peers')
@@ -326,7 +321,7 @@ export async function compareAll(argv: readonly string[], cases: readonly Case[]
   if (chosen.length === 0) throw new Error(`--only ${values.only}: no such case`)
   const table = normalTable()
   const folder = await mkdtemp(join(tmpdir(), 'fuselm-bench-'))
-  let peer: PythonPeer | null = null
+  let peer: Peer | null = null
   try {
     if (values.peers) peer = await startPeer(folder, table)
     const before = await limitsOf(peer)

@@ -22,7 +22,7 @@ import {
   tensor,
 } from 'fuselm'
 import { type Contestant, contest, contestant, type PeerRun } from './contest.ts'
-import { findTorch, PythonPeer } from './peers/python.ts'
+import { findTorch, Peer } from './peers/peer.ts'
 import { modelName, settings, shapes, type TrainedModel, trainer } from './workload.ts'
 
 const LOSS_TOLERANCE = { f32: 1e-3, bf16: 2e-2 } // relative, on the first steps
@@ -143,7 +143,7 @@ async function startPeers(
   await adapter.save(join(folder, 'adapter'))
   const tokens = join(folder, 'tokens.i32')
   await writeFile(tokens, Buffer.from(trained.tokens.buffer))
-  const peer = await PythonPeer.start(torch.python, {
+  const peer = await Peer.start(torch.python, {
     program: fileURLToPath(new URL('../../bench/peers/lora_torch.py', import.meta.url)),
     arguments: {
       folder,

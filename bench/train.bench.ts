@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Device, saveModel } from 'fuselm'
 import { type Contestant, contest, contestant, type PeerRun } from './contest.ts'
-import { findTorch, PythonPeer } from './peers/python.ts'
+import { findTorch, Peer } from './peers/peer.ts'
 import { modelName, settings, shapes, type TrainedModel, trainer } from './workload.ts'
 
 const LOSS_TOLERANCE = { f32: 1e-3, bf16: 2e-2 } // relative, on the first steps
@@ -76,7 +76,7 @@ async function startPeers(ours: TrainedModel, folder: string, dtype: string): Pr
   const { config } = ours.model
   const peers: Contestant[] = []
   for (const mode of ['eager', 'compile']) {
-    const peer = await PythonPeer.start(torch.python, {
+    const peer = await Peer.start(torch.python, {
       program: fileURLToPath(new URL('../../bench/peers/train_torch.py', import.meta.url)),
       arguments: {
         config: JSON.stringify({

@@ -297,7 +297,7 @@ def main():
         settle()
         return {"seconds": time.perf_counter() - start}
 
-    print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
+    print(json.dumps({"version": torch.__version__}), flush=True)
     for line in sys.stdin:
         command = json.loads(line)
         try:

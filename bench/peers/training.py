@@ -40,7 +40,7 @@ def serve(a, loss_of, parameters, optimizer):
         optimizer.zero_grad(set_to_none=True)
         return loss.item()
 
-    print(json.dumps({"ready": True, "torch": torch.__version__}), flush=True)
+    print(json.dumps({"version": torch.__version__}), flush=True)
     for line in sys.stdin:
         seconds, cpu_seconds, losses = [], [], []
         for _ in range(json.loads(line)["run"]):

@@ -1,7 +1,10 @@
-// A PyTorch process that works when told to: one JSON line out per JSON line in.
+// A process that works when told to, one JSON line out per JSON line in: PyTorch in Python, llama.cpp in
+// Node.
 
 import { type ChildProcessWithoutNullStreams, spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { setPriority } from 'node:os'
+import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 
 export interface PeerOptions {
@@ -9,7 +12,7 @@ export interface PeerOptions {
   readonly program: string
   /** `--name value` pairs. */
   readonly arguments: Readonly<Record<string, string | number>>
-  /** Level of ours; PyTorch may use no more. */
+  /** Level of ours; the libraries of PyTorch may use no more. */
   readonly isa: string
 }
 
@@ -33,29 +36,40 @@ export function findTorch(): { python: string } | { reason: string } {
   return { python }
 }
 
-export class PythonPeer {
-  /** Of PyTorch. */
+/** A folder where npm put node-llama-cpp: FUSELM_NODE_LLAMA_CPP; null, with the reason, when there is none. */
+export function findLlamaCpp(): { folder: string } | { reason: string } {
+  const folder = process.env['FUSELM_NODE_LLAMA_CPP'] ?? ''
+  if (folder === '') return { reason: 'FUSELM_NODE_LLAMA_CPP does not name a folder with node-llama-cpp' }
+  if (existsSync(join(folder, 'node_modules/node-llama-cpp'))) return { folder }
+  return { reason: `${folder} has no node_modules/node-llama-cpp` }
+}
+
+export class Peer {
+  /** What it says of itself when it is ready. */
   readonly version: string
+  readonly #program: string
   readonly #process: ChildProcessWithoutNullStreams
   readonly #lines: AsyncIterator<string>
   readonly #errors: readonly Buffer[]
 
   private constructor(
+    program: string,
     process: ChildProcessWithoutNullStreams,
     lines: AsyncIterator<string>,
     errors: readonly Buffer[],
     version: string,
   ) {
+    this.#program = program
     this.#process = process
     this.#lines = lines
     this.#errors = errors
     this.version = version
   }
 
-  static async start(python: string, options: PeerOptions): Promise<PythonPeer> {
+  static async start(command: string, options: PeerOptions): Promise<Peer> {
     const argv = Object.entries(options.arguments).flatMap(([k, v]) => [`--${k}`, String(v)])
     const [aten, onednn, mkl] = CAPS[options.isa] ?? []
-    const child = spawn(python, [options.program, ...argv], {
+    const child = spawn(command, [options.program, ...argv], {
       env: {
         ...process.env,
         ...(aten !== undefined && { ATEN_CPU_CAPABILITY: aten }),
@@ -71,8 +85,8 @@ export class PythonPeer {
     if (first.done === true) {
       throw new Error(`${options.program} did not start: ${Buffer.concat(errors).toString()}`)
     }
-    const { torch } = JSON.parse(first.value) as { torch: string }
-    return new PythonPeer(child, lines, errors, torch)
+    const { version } = JSON.parse(first.value) as { version: string }
+    return new Peer(options.program, child, lines, errors, version)
   }
 
   /** @throws Error with what the process said, when it ended or answered `{ error }` */
@@ -80,10 +94,10 @@ export class PythonPeer {
     this.#process.stdin.write(`${JSON.stringify(command)}\n`)
     const line = await this.#lines.next()
     if (line.done === true) {
-      throw new Error(`the PyTorch peer ended early: ${Buffer.concat([...this.#errors]).toString()}`)
+      throw new Error(`${this.#program} ended early: ${Buffer.concat([...this.#errors]).toString()}`)
     }
     const answer = JSON.parse(line.value) as Readonly<Record<string, unknown>>
-    if (typeof answer['error'] === 'string') throw new Error(`PyTorch: ${answer['error']}`)
+    if (typeof answer['error'] === 'string') throw new Error(`${this.#program}: ${answer['error']}`)
     return answer
   }
 
