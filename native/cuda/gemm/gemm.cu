@@ -160,12 +160,11 @@ void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
   const int64_t parts = CeilDiv(k, args.split);
   float* const sums = in.Workspace<float>(parts * p.m * p.n);
   const Epilogue out = args.out;
-  args.out = {.c = sums,
-              .stride = p.n,
-              .m = out.m,
-              .n = out.n,
-              .pairs = p.n % 2 == 0,
-              .wide = p.n % 4 == 0 && p.m * p.n % 4 == 0};
+  args.out = {};
+  args.out.c = sums, args.out.stride = p.n;
+  args.out.m = out.m, args.out.n = out.n;
+  args.out.pairs = p.n % 2 == 0;
+  args.out.wide = p.n % 4 == 0;
   run(in, what, args, a_down, b_down, parts);
   Join(in, what, sums, parts, out);
 }
