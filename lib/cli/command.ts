@@ -29,6 +29,11 @@ export class Arguments {
     this.#values = values
   }
 
+  /** These, and others where these say nothing. */
+  or(others: ReadonlyMap<string, readonly (string | boolean)[]>): Arguments {
+    return new Arguments(new Map([...others, ...this.#values]))
+  }
+
   has(name: string): boolean {
     return this.#values.has(name)
   }

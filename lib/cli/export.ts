@@ -1,6 +1,6 @@
 import { Decoder } from '../decoder/decoder.ts'
 import { exportOnnx } from '../export/onnx.ts'
-import type { Command } from './command.ts'
+import { type Command, fail } from './command.ts'
 
 export const exportation: Command = {
   summary: 'writes a model as ONNX, for onnxruntime and transformers.js',
@@ -16,6 +16,7 @@ export const exportation: Command = {
     const folder = args.required('onnx')
     const dtype = args.oneOf('dtype', ['f32', 'f16'] as const)
     const int8 = args.oneOf('weights', ['int8'] as const) !== undefined
+    if (!int8 && args.has('group')) fail('--group needs --weights int8')
     const weights = { group: args.number('group') ?? 0 }
     using decoder = await Decoder.load(args.required('model'), int8 ? { weights } : {})
     const { files } = await exportOnnx(decoder, folder, {

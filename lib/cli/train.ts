@@ -7,7 +7,7 @@ import { differences, flatten, type Identity } from '../train/identity.ts'
 import type { TrainerOptions } from '../train/options.ts'
 import { Progress } from '../train/progress.ts'
 import { checkUse, newestCheckpoint } from '../train/run-folder.ts'
-import { loadState } from '../train/state.ts'
+import { loadState, type RunState } from '../train/state.ts'
 import { Trainer } from '../train/trainer.ts'
 import { loraOptions, newAdapter, wantsLora } from './adapter.ts'
 import { type Arguments, type Command, fail, type OptionSpec } from './command.ts'
@@ -15,6 +15,7 @@ import { deviceOption, useDevice } from './device.ts'
 import { expandFiles } from './files.ts'
 
 const DTYPES = ['f32', 'bf16'] as const
+const LENGTHS = ['steps', 'epochs', 'minutes']
 const LOOKING = ['save-every', 'eval-every', 'keep-last', 'keep-best', 'final-model']
 /** What a resumed run may say anew: how long, where, and when it is looked at. */
 const MAY_CHANGE = ['steps', 'epochs', 'resume', 'overwrite', 'device', 'out', ...LOOKING]
@@ -33,7 +34,7 @@ export const train: Command = {
     steps: { type: 'number', help: 'optimizer steps (1000, unless epochs or minutes)' },
     epochs: { type: 'number', help: 'times through the data' },
     minutes: { type: 'number', help: 'about how long' },
-    resume: { type: 'boolean', help: 'goes on from the newest checkpoint in --out' },
+    resume: { type: 'boolean', help: 'goes on from the newest checkpoint in --out, with its options' },
     overwrite: { type: 'boolean', help: 'clears an earlier run from --out' },
     context: { type: 'number', help: 'tokens of a row (256)' },
     hidden: { type: 'number', help: 'hidden size (256)' },
@@ -106,21 +107,35 @@ class Stop {
 }
 
 /** Nothing is written to the folder of the run before all that it is made of is there. */
-async function run(args: Arguments, { signal }: Stop): Promise<number> {
-  const out = args.required('out')
-  const use = { resume: args.flag('resume'), overwrite: args.flag('overwrite') }
+async function run(given: Arguments, { signal }: Stop): Promise<number> {
+  const out = given.required('out')
+  const use = { resume: given.flag('resume'), overwrite: given.flag('overwrite') }
   if (use.resume && use.overwrite) fail('--resume and --overwrite exclude each other')
+  const checkpoint = use.resume ? await newestCheckpoint(out) : null
+  const begun = checkpoint === null ? null : await loadState(checkpoint)
+  const args =
+    begun === null
+      ? given
+      : given.or(
+          optionsOf(
+            begun,
+            LENGTHS.some((name) => given.has(name)),
+          ),
+        )
   const files = await expandFiles('data', args.texts('data'))
   useDevice(args)
   args.oneOf('dtype', DTYPES)
   const finalModel = args.oneOf('final-model', ['last', 'best'] as const)
   const patience = args.number('patience')
   const lora = wantsLora(args)
-  const config = await readConfig(args.text('config'))
-  const identity = given(args, config)
+  const config = args.has('config')
+    ? await readConfig(args.text('config'))
+    : begun === null
+      ? {}
+      : configOf(begun)
+  const identity = identityOf(args, config)
   await checkUse(out, use)
-  const checkpoint = use.resume ? await newestCheckpoint(out) : null
-  if (checkpoint !== null) await checkSameOptions(checkpoint, identity)
+  if (begun !== null) checkSameOptions(begun, identity)
 
   const say = (text: string): void => {
     process.stdout.write(`${text}\n`)
@@ -206,27 +221,67 @@ async function readConfig(path: string | undefined): Promise<Record<string, unkn
 }
 
 /** What the command line says of the run, by option; of `--config` what is in the file. */
-function given(args: Arguments, config: Readonly<Record<string, unknown>>): Identity {
+function identityOf(args: Arguments, config: Readonly<Record<string, unknown>>): Identity {
   const value = (name: string): unknown => {
     const { type, many } = train.options[name] as OptionSpec
     if (name === 'config') return config
     if (many) return args.texts(name)
     return type === 'number' ? args.number(name) : type === 'boolean' ? args.flag(name) : args.text(name)
   }
-  return Object.fromEntries(
-    Object.keys(train.options)
-      .filter((name) => !MAY_CHANGE.includes(name) && args.has(name))
-      .map((name) => [`--${name}`, value(name)]),
-  )
+  const names = Object.keys(train.options).filter((name) => !MAY_CHANGE.includes(name) && args.has(name))
+  const entries = names.map((name) => [`--${name}`, value(name)] as const)
+  return { ...Object.fromEntries(entries), ...(Object.keys(config).length > 0 && { '--config': config }) }
+}
+
+/**
+ * Options of the command line that a run was begun with.
+ * @param otherLength its length is said anew
+ */
+function optionsOf(
+  { settings, maxSteps }: RunState,
+  otherLength: boolean,
+): Map<string, (string | boolean)[]> {
+  const options = new Map<string, (string | boolean)[]>()
+  for (const name of Object.keys(train.options)) {
+    const value = settings[`--${name}`]
+    if (value === undefined || (otherLength && LENGTHS.includes(name))) continue
+    const list = Array.isArray(value) ? value : [value]
+    options.set(
+      name,
+      list.map((item) => (typeof item === 'boolean' ? item : String(item))),
+    )
+  }
+  // what was --epochs is steps by now
+  if (!otherLength && !options.has('minutes')) options.set('steps', [String(maxSteps)])
+  return options
+}
+
+/** What `--config` was. */
+function configOf({ settings }: RunState): Record<string, unknown> {
+  // names are a file's: without a prototype there is none to reach by them
+  const object = (): Record<string, unknown> => Object.create(null)
+  const config = object()
+  for (const [name, value] of Object.entries(settings)) {
+    const [first, ...path] = name.split('.')
+    if (first !== '--config') continue
+    let place = config
+    for (const key of path.slice(0, -1)) {
+      place[key] ??= object()
+      place = place[key] as Record<string, unknown>
+    }
+    place[path.at(-1) ?? ''] = value
+  }
+  return config
 }
 
 /** Says before any work what the Trainer would say after it, in the words of the command line. */
-async function checkSameOptions(checkpoint: string, now: Identity): Promise<void> {
-  const { settings } = await loadState(checkpoint)
+function checkSameOptions({ settings }: RunState, now: Identity): void {
   const saved = Object.fromEntries(Object.entries(settings).filter(([name]) => name.startsWith('--')))
   const found = differences(saved, flatten(now))
   if (found.length === 0) return
-  fail(`this run began with other options: ${found.join('; ')}; only --steps and --epochs may grow`)
+  fail(
+    `this run began with other options: ${found.join('; ')}; what is left out is as it began, and only --steps and --epochs may grow`,
+  )
 }
 
 async function tokenizerOf(

@@ -1,5 +1,6 @@
 // The facade: a model with its tokenizer. Create or load one, train it, ask it, save it.
 
+import { stat } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import type { LoraAdapter } from '../adapters/adapter.ts'
 import type { LoraOptions } from '../adapters/config.ts'
@@ -158,6 +159,12 @@ export class Decoder {
       )
     }
     const replace = (weight: Tensor): Int8Weight => new Int8Weight(weight, int8 as Int8WeightOptions)
+    await stat(folder).catch((error) => {
+      if (error.code === 'ENOENT') {
+        error.message = `ENOENT: Decoder.load: there is no folder '${folder}'; nothing is downloaded: a model is a folder of this machine`
+      }
+      throw error
+    })
     const tokenizer = await Tokenizer.load(folder, signal === undefined ? {} : { signal })
     const model = await loadModel(folder, { ...modelOptions, ...(typeof int8 === 'object' && { replace }) })
     try {

@@ -10,10 +10,17 @@ import { JsonScanner, MAX_NAME_BYTES, QUOTE } from './json-scanner.ts'
 import { type SafetensorsEntry, SafetensorsFile } from './safetensors.ts'
 import { MAX_TENSORS } from './safetensors-header.ts'
 import { byteLength, type SafetensorsInput, safetensorsBody } from './safetensors-write.ts'
-import { ifThere, readWhole } from './small-file.ts'
+import { explainMissing, ifThere, readWhole } from './small-file.ts'
 
 const WEIGHTS = 'model.safetensors'
 const INDEX = 'model.safetensors.index.json'
+const PICKLED = 'a pickle, which is not read; save_pretrained of transformers writes safetensors'
+/** What older models, and adapters, have in their place. */
+const OTHER_WEIGHTS = {
+  'pytorch_model.bin': PICKLED,
+  'pytorch_model.bin.index.json': PICKLED,
+  'adapter_model.safetensors': 'an adapter, which is loaded beside its base model',
+}
 const SHARD = /^model-\d{5}-of-\d{5}\.safetensors$/
 const MAX_INDEX_BYTES = 64 * 2 ** 20
 const MAX_SHARDS = 4096
@@ -60,7 +67,10 @@ export class WeightFiles {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       const index = join(folder, INDEX)
       const bytes = await ifThere(readWhole(index, MAX_INDEX_BYTES))
-      if (bytes === null) throw error // neither is there: model.safetensors is what people know
+      if (bytes === null) {
+        const missing = `${WEIGHTS}, nor ${INDEX}`
+        throw await explainMissing(error, { missing, folder, instead: OTHER_WEIGHTS })
+      }
       return WeightFiles.#openShards(folder, index, bytes)
     }
   }

@@ -1,7 +1,7 @@
 // Files that are read whole: configurations, templates, indexes. Whatever a path leads to, reading it
 // neither waits for a writer nor takes more memory than was allowed.
 
-import { constants, open } from 'node:fs/promises'
+import { constants, open, readdir } from 'node:fs/promises'
 import { FormatError } from '../runtime/errors.ts'
 import { shown } from '../runtime/options.ts'
 
@@ -73,4 +73,27 @@ export async function readJsonObject(path: string): Promise<Record<string, unkno
     throw new FormatError(`${path}: expected an object, found ${shown(value)}`)
   }
   return value as Record<string, unknown>
+}
+
+/**
+ * The system's error for a file that is missing, in words: what is missing, and which of `instead` is there,
+ * which people take for it.
+ * @returns the same error; another one as it is
+ */
+export async function explainMissing(
+  error: unknown,
+  {
+    missing,
+    folder,
+    instead,
+  }: { missing: string; folder: string; instead: Readonly<Record<string, string>> },
+): Promise<unknown> {
+  const { code } = error as NodeJS.ErrnoException
+  if (!(error instanceof Error) || code !== 'ENOENT') return error
+  const names = await readdir(folder).catch(() => null)
+  const found = names?.find((name) => Object.hasOwn(instead, name))
+  const advice = found === undefined ? '' : `; it has ${found}: ${instead[found]}`
+  error.message =
+    names === null ? `ENOENT: there is no folder '${folder}'` : `ENOENT: ${folder} has no ${missing}${advice}`
+  return error
 }

@@ -3,7 +3,7 @@
 import { stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { makeFolder, writeAtomic } from '../io/atomic.ts'
-import { ifThere, readText } from '../io/small-file.ts'
+import { explainMissing, ifThere, readText } from '../io/small-file.ts'
 import { ConfigError, ValueError } from '../runtime/errors.ts'
 import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
 import type { HandedText } from '../runtime/worker-server.ts'
@@ -58,6 +58,12 @@ export interface TokenizerParts {
   readonly config: Readonly<Record<string, unknown>>
 }
 
+/** What other libraries have in the place of tokenizer.json. */
+const OTHER_TOKENIZERS = {
+  'tokenizer.model':
+    'of SentencePiece, which is not read; AutoTokenizer of transformers writes tokenizer.json',
+  'vocab.json': 'which is not read; AutoTokenizer of transformers writes tokenizer.json from it',
+}
 const ROLES = ['bos', 'eos', 'pad', 'unk'] as const
 
 /** Text to token ids and back: byte-pair models in the files of Hugging Face. Immutable. */
@@ -148,7 +154,9 @@ export class Tokenizer {
     const isFolder = (await stat(path)).isDirectory()
     const folder = isFolder ? path : dirname(path)
     const file = isFolder ? join(path, 'tokenizer.json') : path
-    await stat(file) // the system's own error, where it is missing
+    await stat(file).catch(async (error) => {
+      throw await explainMissing(error, { missing: 'tokenizer.json', folder, instead: OTHER_TOKENIZERS })
+    })
     const thread = threadFor(null)
     let spec: TokenizerSpec
     try {

@@ -62,7 +62,13 @@ describe('arguments', () => {
     [['train', '--out', 'x', '--data', 'data/more/*.png', '--dtype', 'f16'], 2, /must be one of f32, bf16/],
     [['train', '--out', 'x', '--data', 'data', '--resume', '--overwrite'], 2, /exclude each other/],
     [['generate', '--prompt', 'x'], 2, /--model is needed/],
-    [['generate', '--model', 'none', '--prompt', 'x'], 1, /ENOENT/],
+    [
+      ['generate', '--model', 'none', '--prompt', 'x'],
+      1,
+      /ENOENT: .* no folder 'none'; nothing is downloaded/,
+    ],
+    [['generate', '--model', 'data', '--prompt', 'x'], 1, /ENOENT: data has no tokenizer.json/],
+    [['export', '--model', 'none', '--onnx', 'x', '--group', '32'], 2, /--group needs --weights int8/],
     [['report', '--run', 'data'], 2, /data holds no run: there is no metrics.jsonl/],
     [['tokenize', 'text'], 2, /unexpected argument 'text'/],
     [['doctor', '--json=1'], 2, /--json takes no value/],
@@ -262,8 +268,20 @@ describe('a folder and what may go into it', () => {
     ]) {
       expect(other.err).toContain(name)
     }
-    expect(train('again', '--resume').err).toMatch(/--config.rmsNormEps was 0.00001 and is not given/)
     expect(readdirSync(join(folder, 'again'), { recursive: true }).sort()).toEqual(before)
+    // what is left out is as it began, --config and the number of steps, too
+    const weights = readFileSync(join(folder, 'again/model.safetensors'))
+    rmSync(join(folder, 'shape.json'))
+    const alone = fuselm('train', '--out', 'again', '--resume')
+    expect(alone).toMatchObject({ status: 0, err: '', out: expect.stringMatching(/done: 2 steps\n$/) })
+    expect(readFileSync(join(folder, 'again/model.safetensors')).equals(weights)).toBe(true)
+    expect(fuselm('train', '--out', 'again', '--resume', '--minutes', '1').err).toMatch(
+      /minutes was null and is 1|--minutes was not given and is 1/,
+    )
+    expect(fuselm('train', '--out', 'nothing', '--resume')).toMatchObject({
+      status: 2,
+      err: expect.stringContaining('--data is needed'),
+    })
 
     // the same words, but other text behind them
     config({ rmsNormEps: 1e-5 })

@@ -367,7 +367,10 @@ describe('an index that is none', () => {
     rmSync(join(path, INDEX))
     await expect(WeightFiles.open(path)).rejects.toMatchObject({
       code: 'ENOENT',
-      message: expect.stringContaining('model.safetensors'),
+      message: expect.stringMatching(/has no model\.safetensors, nor model\.safetensors\.index\.json$/),
     })
+    writeFileSync(join(path, 'pytorch_model.bin'), '')
+    await expect(WeightFiles.open(path)).rejects.toThrow(/it has pytorch_model\.bin: a pickle, which is not read/)
+    await expect(WeightFiles.open(join(path, 'none'))).rejects.toThrow(/ENOENT: there is no folder '.*none'/)
   })
 })
