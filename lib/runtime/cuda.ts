@@ -1,4 +1,5 @@
 import { loadAddon } from './addon.ts'
+import { findCudaPlugin } from './cuda-plugin.ts'
 import type { NativeCudaStatus } from './native.ts'
 
 /**
@@ -23,11 +24,13 @@ export interface CudaStatus {
 
 /**
  * Opens the CUDA plugin and asks it for devices; never throws for their absence. The plugin is
- * looked for at `pluginPath`, then FUSELM_CUDA_PLUGIN, then beside the addon.
+ * looked for at `pluginPath`, then FUSELM_CUDA_PLUGIN, beside the addon, and in the package fuselm-cuda.
  * @throws DeviceError when the addon itself cannot be loaded
  */
 export function cudaStatus({ pluginPath }: { pluginPath?: string } = {}): CudaStatus {
-  const { path, loaded, build, matrixLibrary, reason, devices } = loadAddon().cudaStatus(pluginPath)
+  const addon = loadAddon()
+  const found = addon.cudaStatus(findCudaPlugin(addon, pluginPath))
+  const { path, loaded, build, matrixLibrary, reason, devices } = found
   return {
     available: devices.length > 0,
     reason,

@@ -1,4 +1,5 @@
 import { loadAddon } from './addon.ts'
+import { findCudaPlugin } from './cuda-plugin.ts'
 import {
   ConfigError,
   DeviceError,
@@ -45,7 +46,7 @@ export interface DeviceOptions {
   guard?: boolean
   /** Path of the addon. Default: FUSELM_ADDON, else the usual places. */
   addon?: string
-  /** Path of the CUDA plugin. Default: FUSELM_CUDA_PLUGIN, else beside the addon. */
+  /** Path of the CUDA plugin. Default: FUSELM_CUDA_PLUGIN, beside the addon, or that of the package fuselm-cuda. */
   cudaPlugin?: string
 }
 
@@ -115,20 +116,20 @@ function choice<T extends string>(
   return text === undefined || text === '' ? otherwise : oneOf(variable, text, known)
 }
 
-/** Which device a name means; `auto` asks the plugin. */
+/** Which device a name means, and by which plugin; `auto` asks it. */
 function place(
   addon: NativeAddon,
-  name: string | undefined,
-  plugin: string,
-): { kind: 'cpu' | 'cuda'; ordinal: number } {
+  { device: name, cudaPlugin }: DeviceOptions,
+): { kind: 'cpu' | 'cuda'; ordinal: number; plugin: string } {
   const text = name ?? (process.env['FUSELM_DEVICE'] || 'cpu')
   const where = name === undefined ? 'FUSELM_DEVICE' : 'Device.open: device'
   const numbered = /^cuda:(\d{1,3})$/.exec(text)
-  if (numbered !== null) return { kind: 'cuda', ordinal: Number(numbered[1]) }
-  const kind = oneOf(where, text, ['auto', 'cpu', 'cuda'] as const)
-  if (kind !== 'auto') return { kind, ordinal: 0 }
+  const kind = numbered === null ? oneOf(where, text, ['auto', 'cpu', 'cuda'] as const) : 'cuda'
+  if (kind === 'cpu') return { kind, ordinal: 0, plugin: '' }
+  const plugin = findCudaPlugin(addon, cudaPlugin)
+  if (kind === 'cuda') return { kind, ordinal: Number(numbered?.[1] ?? 0), plugin }
   const usable = addon.cudaStatus(plugin).devices.length > 0
-  return { kind: usable ? 'cuda' : 'cpu', ordinal: 0 }
+  return { kind: usable ? 'cuda' : 'cpu', ordinal: 0, plugin }
 }
 
 let defaultDevice: Device | null = null
@@ -196,9 +197,8 @@ export class Device {
     )
     const guard = options.guard === true
     const addon = loadAddon(options.addon)
-    const plugin = options.cudaPlugin ?? ''
-    const where = guarded(() => place(addon, options.device, plugin))
-    return new Device(addon, { ...where, plugin, level, threads, memoryLimit, guard }, maxBytesInFlight)
+    const where = guarded(() => place(addon, options))
+    return new Device(addon, { ...where, level, threads, memoryLimit, guard }, maxBytesInFlight)
   }
 
   /** The device that ops use when nobody opened one: opened at first use. */

@@ -36,7 +36,9 @@ PluginStatus LoadCudaPlugin(const std::string& path) {
     status.path = BesideThisFile("libfuselm_cuda.so");
   }
   if (access(status.path.c_str(), F_OK) != 0) {
-    status.reason = "the CUDA plugin is not installed (" + status.path + ": no such file)";
+    status.reason =
+        "the CUDA plugin is not installed (" + status.path +
+        ": no such file); npm install fuselm-cuda brings it, npm run build:cuda builds it";
     return status;
   }
   // NODELETE: unloading a library with a live CUDA context crashes at process exit.

@@ -19,7 +19,8 @@ void Unusable(const PluginStatus& status, const std::string& reason) {
 TEST(plugin_missing_file) {
   const PluginStatus status = LoadCudaPlugin("/nowhere/libfuselm_cuda.so");
   CHECK_EQ(status.path, "/nowhere/libfuselm_cuda.so");
-  Unusable(status, "is not installed (/nowhere/libfuselm_cuda.so: no such file)");
+  Unusable(status,
+           "is not installed (/nowhere/libfuselm_cuda.so: no such file); npm install fuselm-cuda");
 }
 
 TEST(plugin_not_a_library) { Unusable(LoadCudaPlugin("/proc/self/status"), "could not be opened"); }

@@ -2,7 +2,7 @@
 // the repository, with scripts off and no network, and used from there.
 
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
@@ -89,6 +89,37 @@ test('trains from the prebuilt addon; require and import share one Tensor class'
   expect(result.w).toBeCloseTo(2, 1)
   expect(result.b).toBeCloseTo(1, 1)
 }, 60_000)
+
+// The emulator's build stands in for the plugin: what is tried is how it is packed, installed and found.
+const plugin = join(process.cwd(), 'build/cuda-emulated/libfuselm_cuda_emulated.so')
+test.skipIf(!existsSync(plugin))(
+  'fuselm-cuda beside it brings the CUDA device',
+  () => {
+    const script = `import('fuselm').then(async ({ cudaStatus, Device, noGrad, ops, tensor, withDevice }) => {
+    const { available, reason, pluginPath } = cudaStatus()
+    const says = { available, reason, pluginPath }
+    if (!available) return console.log(JSON.stringify(says))
+    const device = Device.open({ device: 'auto' })
+    const x = tensor([1, 2, 3], { device })
+    const sum = await withDevice(device, () => noGrad(() => ops.add(x, x))).toArray()
+    console.log(JSON.stringify({ ...says, kind: device.kind, sum: [...sum] }))
+    x.dispose()
+    device.close()
+  })`
+    const says = () => JSON.parse(inFolder(process.execPath, ['-e', script]))
+    expect(says()).toMatchObject({
+      available: false,
+      reason: expect.stringContaining('npm install fuselm-cuda'),
+    })
+
+    const args = ['scripts/package.mjs', '--cuda', '--plugin', plugin, folder]
+    const tarball = execFileSync(process.execPath, args, { encoding: 'utf8' }).trim()
+    inFolder('npm', ['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', tarball])
+    const pluginPath = join(folder, 'node_modules/fuselm-cuda/libfuselm_cuda.so')
+    expect(says()).toEqual({ available: true, reason: '', pluginPath, kind: 'cuda', sum: [2, 4, 6] })
+  },
+  60_000,
+)
 
 test('without the addon, the error lists what was tried and what to do', () => {
   const script =

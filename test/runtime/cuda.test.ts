@@ -8,7 +8,9 @@ import { cudaStatus } from '../../lib/runtime/cuda.ts'
 test('a plugin that is not there is named', () => {
   const status = cudaStatus({ pluginPath: '/nowhere/libfuselm_cuda.so' })
   expect(status).toMatchObject({ available: false, build: undefined, devices: [] })
-  expect(status.reason).toBe('the CUDA plugin is not installed (/nowhere/libfuselm_cuda.so: no such file)')
+  expect(status.reason).toContain(
+    'the CUDA plugin is not installed (/nowhere/libfuselm_cuda.so: no such file); npm install fuselm-cuda',
+  )
 })
 
 test('a file that is no plugin is named', () => {
