@@ -8,14 +8,14 @@ import { fileURLToPath } from 'node:url'
 
 const lib = join(dirname(dirname(fileURLToPath(import.meta.url))), 'lib')
 const BARRELS = [
-  { folder: 'ops', defines: /\bdefineOp\(/, but: 'define.ts' },
-  { folder: 'models', defines: /^registerFamily\b/m, but: 'family.ts' },
-  { folder: 'export', defines: /^registerGraph\b/m, but: 'registry.ts', names: false },
+  { folder: 'ops', defines: /\bdefine(?:Op|Activation)\(/, but: /^define/ },
+  { folder: 'models', defines: /^registerFamily\b/m, but: /^family/ },
+  { folder: 'export', defines: /^registerGraph\b/m, but: /^registry/, names: false },
 ]
 
 for (const { folder, defines, but, names = true } of BARRELS) {
   const files = readdirSync(join(lib, folder))
-    .filter((name) => name.endsWith('.ts') && name !== 'index.ts' && name !== but)
+    .filter((name) => name.endsWith('.ts') && name !== 'index.ts' && !but.test(name))
     .filter((name) => defines.test(readFileSync(join(lib, folder, name), 'utf8')))
     .sort()
   const text = [

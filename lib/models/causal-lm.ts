@@ -2,7 +2,7 @@
 // logits and loss. Shapes: B batch, T steps, D hidden, V vocabulary.
 
 import { checkpoint } from '../autograd/checkpoint.ts'
-import type { DropoutOptions } from '../nn/dropout.ts'
+import { applyDropout, type DropoutOptions } from '../nn/dropout.ts'
 import type { ParameterDType } from '../nn/init.ts'
 import { KvCache, type KvCacheOptions, type LayerCache } from '../nn/kv-cache.ts'
 import type { LayerCall, Linear } from '../nn/layers.ts'
@@ -162,6 +162,34 @@ export interface LayerOptions extends SequenceOptions {
 
 /** The residual stream, and what is still to be added to it: the next norm does both in one pass. */
 export type Stream = readonly [x: Tensor, added: Tensor | null]
+
+/** A norm of the stream, which does what is still to be added on its way. */
+interface StreamNorm {
+  added(x: Tensor, residual: Tensor | null): readonly [sum: Tensor, norm: Tensor]
+}
+
+/** What a pre-norm layer is made of, whatever its family calls the parts. */
+export interface LayerParts {
+  readonly norms: readonly [beforeAttention: StreamNorm, beforeMlp: StreamNorm]
+  readonly attention: { forward(x: Tensor, sequence: LayerOptions): Tensor }
+  readonly mlp: { forward(x: Tensor, call: LayerCall): Tensor }
+}
+
+/**
+ * The stream after a layer that adds first the attention, then the MLP of its norm. Both are dropped from before
+ * they are added.
+ */
+export function residualLayer(
+  [x, added]: Stream,
+  sequence: LayerOptions,
+  { norms: [beforeAttention, beforeMlp], attention, mlp }: LayerParts,
+): Stream {
+  const { dropout } = sequence
+  const [h, input] = beforeAttention.added(x, added)
+  const mixed = attention.forward(input, sequence)
+  const [z, between] = beforeMlp.added(h, applyDropout(mixed, dropout))
+  return [z, applyDropout(mlp.forward(between, sequence), dropout)]
+}
 
 export interface Layers {
   /** The stream's beginning. @param positions i32 [B, T]; null: 0, 1, ... in every row */

@@ -21,6 +21,7 @@ import {
   type DecoderSize,
   type LayerOptions,
   type ModelOptions,
+  residualLayer,
   type SequenceOptions,
   type Stream,
   throughLayers,
@@ -107,11 +108,9 @@ class Gpt2Layer extends Module {
     this.mlp = new Gpt2Mlp(init, c)
   }
 
-  override forward([x, added]: Stream, sequence: LayerOptions): Stream {
-    const [h, input] = this.ln1.added(x, added)
-    const mixed = this.attn.forward(input, sequence)
-    const [z, between] = this.ln2.added(h, applyDropout(mixed, sequence.dropout))
-    return [z, applyDropout(this.mlp.forward(between, sequence), sequence.dropout)]
+  override forward(stream: Stream, sequence: LayerOptions): Stream {
+    const { ln1, attn: attention, ln2, mlp } = this
+    return residualLayer(stream, sequence, { norms: [ln1, ln2], attention, mlp })
   }
 }
 

@@ -2,7 +2,6 @@
 // queries and keys, windows or GEGLU also Mistral, Qwen2 and Qwen3.
 // Shapes: B batch, T steps, D hidden, H heads, G key-value heads, K head size, V vocabulary.
 
-import { applyDropout } from '../nn/dropout.ts'
 import { Initializer } from '../nn/init.ts'
 import { Embedding, type LayerCall, Linear, RmsNorm } from '../nn/layers.ts'
 import { Module } from '../nn/module.ts'
@@ -20,6 +19,7 @@ import {
   type DecoderSize,
   type LayerOptions,
   type ModelOptions,
+  residualLayer,
   type SequenceOptions,
   type Stream,
   throughLayers,
@@ -123,11 +123,13 @@ class LlamaLayer extends Module {
     this.mlp = new LlamaMlp(init, c)
   }
 
-  override forward([x, added]: Stream, sequence: LayerOptions): Stream {
-    const [h, input] = this.inputLayernorm.added(x, added)
-    const mixed = this.selfAttn.forward(input, sequence)
-    const [z, between] = this.postAttentionLayernorm.added(h, applyDropout(mixed, sequence.dropout))
-    return [z, applyDropout(this.mlp.forward(between, sequence), sequence.dropout)]
+  override forward(stream: Stream, sequence: LayerOptions): Stream {
+    const { inputLayernorm, selfAttn: attention, postAttentionLayernorm, mlp } = this
+    return residualLayer(stream, sequence, {
+      norms: [inputLayernorm, postAttentionLayernorm],
+      attention,
+      mlp,
+    })
   }
 }
 
