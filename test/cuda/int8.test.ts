@@ -14,6 +14,9 @@ describe.skipIf(emulatedPlugin() === null)('int8 products, emulated', () => {
     ['linear_int8', { m: 256, k: 130, n: 40 }, 64],
     ['linear_int8.dx', { m: 260, k: 72, n: 70 }, 0],
     ['linear_int8.dx', { m: 256, k: 147, n: 40 }, 32],
+    ['linear_int8', { m: 20, k: 2100, n: 70 }, 0], // in slices of K
+    ['linear_int8', { m: 70, k: 1601, n: 33 }, 64],
+    ['linear_int8.dx', { m: 20, k: 72, n: 1290 }, 32],
     ['linear_int8_dynamic', { m: 70, k: 300, n: 90 }, 0],
     ['linear_int8_dynamic', { m: 70, k: 300, n: 91 }, 64],
     ['linear_int8_dynamic', { m: 1290, k: 150, n: 1330 }, 128],

@@ -16,7 +16,7 @@ constexpr int64_t kMostProducts = 65535;  // of a launch: the limit of grid.z
 
 // c = sum of slices (+ bias, addend): one thread two neighbours, each slice read once.
 __global__ void __launch_bounds__(kThreads)
-    JoinSlices(const float* parts, int64_t slices, const __grid_constant__ Epilogue out) {
+    SumSlices(const float* parts, int64_t slices, const __grid_constant__ Epilogue out) {
   const int64_t size = static_cast<int64_t>(out.m) * out.n;
   const int64_t pairs_of_row = (out.n + 1) / 2;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -122,13 +122,6 @@ GemmBatch Collapsed(const GemmBatch& batch) {
   return out;
 }
 
-void Join(const Arguments& in, const char* what, const float* parts, int64_t slices,
-          const Epilogue& out) {
-  const int64_t pairs = CeilDiv(out.n, 2) * out.m;
-  Launch(in, what, {dim3(static_cast<unsigned>(CeilDiv(pairs, kThreads))), kThreads}, JoinSlices,
-         parts, slices, out);
-}
-
 void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
   const size_t count = p.segments.size();
   const bool a_down = !p.segments[0].a.along_k, b_down = !p.segments[0].b.along_k;
@@ -166,7 +159,7 @@ void OwnGemm(const Arguments& in, const char* what, const GemmProblem& p) {
   args.out.pairs = p.n % 2 == 0;
   args.out.wide = p.n % 4 == 0;
   run(in, what, args, a_down, b_down, parts);
-  Join(in, what, sums, parts, out);
+  JoinSlices(in, what, sums, parts, out);
 }
 
 // By way of float32 sums in a workspace: several segments, or a bias that the library does not take
@@ -209,11 +202,18 @@ bool CublasLtBySums(const Arguments& in, const char* what, const GemmProblem& p)
   if (shorts > 0)
     OwnGemm(in, what, rest);
   else
-    Join(in, what, static_cast<const float*>(part.out.data), 1, EpilogueOf(rest, false));
+    JoinSlices(in, what, static_cast<const float*>(part.out.data), 1, EpilogueOf(rest, false));
   return true;
 }
 
 }  // namespace
+
+void JoinSlices(const Arguments& in, const char* what, const float* parts, int64_t slices,
+                const Epilogue& out) {
+  const int64_t pairs = CeilDiv(out.n, 2) * out.m;
+  Launch(in, what, {dim3(static_cast<unsigned>(CeilDiv(pairs, kThreads))), kThreads}, SumSlices,
+         parts, slices, out);
+}
 
 void Gemm(const Arguments& in, const char* what, const GemmProblem& problem) {
   GemmProblem p = problem;

@@ -6,12 +6,13 @@
 // value times scale, rounded. 3 bytes a weight pass through memory once more, 6 % of the product at
 // 4,096 rows, so that it beats the kernel below from about 200 rows on. Predicted: 0.75 to 0.9 of
 // the bf16 product.
-// Else bf16 goes by Float: tensor cores, tiles of 64 x 64 by 4 warps, K by 32, four stages (32 KB).
-// x comes by cp.async; W's bytes go through registers, 16 a thread, fetched three steps ahead,
-// turned into bf16 on the way to shared memory. A step lies within one group, whose sum is folded
-// into the result with its scale when the group ends; for dx the scale goes into the rounded
-// weight. float32 x: one thread 4 x 4 of a 64 x 64 tile, K by 32, 17 KB. Weights of any alignment.
-// Target: the bandwidth of W up to about 64 rows.
+// Else bf16 goes by Float: tensor cores, tiles of 64 x 64 by 4 warps, K by 32, in slices where
+// tiles are few, joined in order. x and W's bytes come by cp.async, five steps ahead (six stages,
+// 44 KB with two tiles of widened weights); one step ahead a thread turns its 16 bytes into bf16. A
+// step lies within one group, whose sum is folded into the result with its scale when the group
+// ends; for dx the scale goes into the rounded weight. float32 x: one thread 4 x 4 of a 64 x 64
+// tile, K by 32, 17 KB. Weights of any alignment. Target: the bandwidth of W up to about 64 rows.
+// Predicted: 264 blocks with 8 KB of W each on its way, 2 MB, are about 60 % of it.
 
 #include <algorithm>
 
@@ -32,6 +33,8 @@ struct Int8Args {
   int64_t k, groups, group;  // k: columns of W; group: k when there is one
   int group_shift;
   bool aligned;
+  int64_t
+      split;  // of what is summed over, in a slice of it; 0: no slices. Slice z writes c + z m n
   Epilogue out;
 };
 
@@ -44,43 +47,65 @@ __device__ __forceinline__ Pack<int8_t, 16> Take16(const int8_t* p, bool aligned
   return v;
 }
 
-// The weights of a step on their way: kDown says that the step's K runs down the rows of W.
+// The weights of a step on their way, 16 a thread: their bytes are copied to shared memory some
+// steps ahead; one step ahead the same thread turns them into bf16 in a tile. kDown says that what
+// is summed over runs down the rows of W.
 template <bool kDown>
 struct WeightLoader {
   using Tile = TileLoader<Shape::kN, kDown, 2, Shape::kThreads>;
-  // 64 x 32 weights, 16 a thread
   static_assert(Shape::kThreads * 16 == Shape::kN * kStep);
-  Pack<int8_t, 16> held;
-  float scale = 1;
+  static constexpr int kAcross = (kDown ? Shape::kN : kStep) / 16;  // threads along a row of W
+  static constexpr int kBytes = Shape::kThreads * 16;               // of a step
+  int64_t row, column;
+  int64_t end;  // of what is summed over
+  int64_t scale_row;
+  float scale = 1, next_scale = 1;
 
-  __device__ __forceinline__ static int Row() {
-    return static_cast<int>(threadIdx.x) / (kDown ? Shape::kN / 16 : kStep / 16);
+  // first: of the columns of C; from: the first step.
+  __device__ __forceinline__ WeightLoader(int first, int64_t from, int64_t end) : end(end) {
+    const int own = static_cast<int>(threadIdx.x);
+    row = (kDown ? from : first) + own / kAcross;
+    column = (kDown ? first : from) + own % kAcross * 16;
+    scale_row = row;
   }
-  __device__ __forceinline__ static int Column() {
-    return static_cast<int>(threadIdx.x) % (kDown ? Shape::kN / 16 : kStep / 16) * 16;
+  // Starts the copy of the next step to this thread's 16 bytes of `room`.
+  __device__ __forceinline__ void Copy(const Int8Args& args, char* room) {
+    const bool inside = kDown ? row < end && column < args.k : row < args.w.extent && column < end;
+    const auto* const values = static_cast<const int8_t*>(args.w.data);
+    const int8_t* const from = inside ? values + row * args.w.stride + column : values;
+    char* const to = room + threadIdx.x * 16;
+    if (args.aligned)
+      CpAsync16(to, from, inside);
+    else
+      *reinterpret_cast<Pack<int8_t, 16>*>(to) = Take16(from, false, inside ? args.k - column : 0);
+    (kDown ? row : column) += kStep;
   }
-  // first: of the columns of C; k0: of the step.
-  __device__ __forceinline__ void Fetch(const Int8Args& args, int first, int64_t k0) {
-    const int64_t row = kDown ? k0 + Row() : first + Row();
-    const int64_t column = kDown ? first + Column() : k0 + Column();
-    const bool inside = row < args.w.extent && column < args.k;
-    const int8_t* const values = static_cast<const int8_t*>(args.w.data);
-    held = Take16(inside ? values + row * args.w.stride + column : values, args.aligned,
-                  inside ? args.k - column : 0);
-    if constexpr (kDown)
-      scale = inside ? args.scales[row * args.groups + (column >> args.group_shift)] : 0.0f;
-  }
-  __device__ __forceinline__ void Put(char* tile) const {
-    Pack<uint32_t, 4> words[2];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      float low = held.v[2 * i], high = held.v[2 * i + 1];
-      if constexpr (kDown) low *= scale, high *= scale;
-      words[i / 4].v[i % 4] = ToBf16x2(low, high);
+  // Called before each Widen, and once before the first: the scale of its step, and on its way
+  // that of the next.
+  __device__ __forceinline__ void FetchScale(const Int8Args& args) {
+    if constexpr (kDown) {
+      scale = next_scale;
+      next_scale = scale_row < end && column < args.k
+                       ? args.scales[scale_row * args.groups + (column >> args.group_shift)]
+                       : 0.0f;
+      scale_row += kStep;
     }
+  }
+  __device__ __forceinline__ void Widen(const char* room, char* tile) const {
+    const auto held = *reinterpret_cast<const Pack<int8_t, 16>*>(room + threadIdx.x * 16);
+    const int own = static_cast<int>(threadIdx.x);
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
-      *reinterpret_cast<Pack<uint32_t, 4>*>(tile + Tile::Place(Row(), Column() / 8 + h)) = words[h];
+    for (int h = 0; h < 2; ++h) {
+      Pack<uint32_t, 4> words;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float low = held.v[8 * h + 2 * i], high = held.v[8 * h + 2 * i + 1];
+        if constexpr (kDown) low *= scale, high *= scale;
+        words.v[i] = ToBf16x2(low, high);
+      }
+      *reinterpret_cast<Pack<uint32_t, 4>*>(
+          tile + Tile::Place(own / kAcross, own % kAcross * 2 + h)) = words;
+    }
   }
 };
 
@@ -96,61 +121,57 @@ struct WarpPlace {
   }
 };
 
-template <class V>
-__device__ __forceinline__ void StoreAll(const Epilogue& out, char* shared, const WarpPlace& at,
-                                         const V& sums) {
-  static_assert(Shape::kFragmentsN == 4 &&
-                Shape::kWarps * Epilogue::kRoom * 4 <= Shape::kSharedBytes);
-  CpAsyncWait<0>();
-  __syncthreads();  // nobody reads or writes tiles any more
-  float* const room =
-      reinterpret_cast<float*>(shared) + static_cast<int>(threadIdx.x) / kWarp * Epilogue::kRoom;
-#pragma unroll
-  for (int i = 0; i < Shape::kFragmentsM; ++i)
-    out.StoreRows(room, at.tile.m * Shape::kM + at.m + i * 16, at.tile.n * Shape::kN + at.n,
-                  [&](int j, int half, int e) { return sums[i][j][2 * half + e]; });
-}
+constexpr int kFloatStages = 6;
+constexpr int kTileX = Shape::kM * kTileBytes, kTileW = Shape::kN * kTileBytes;
+constexpr int kFloatBytes = kFloatStages * (kTileX + WeightLoader<false>::kBytes) + 2 * kTileW;
+static_assert(kFloatBytes <= 47 << 10 && Shape::kFragmentsN == 4 &&
+              Shape::kWarps * Epilogue::kRoom * 4 <= kFloatBytes);
 
 // kDx: C = x W with x = dy, else C = x W^T.
 template <bool kDx>
-__global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__ Int8Args args) {
+__global__ void __launch_bounds__(Shape::kThreads, 4) Float(const __grid_constant__ Int8Args args) {
   FUSELM_DYNAMIC_SHARED(char, shared);
+  char* const rooms = shared + kFloatStages * kTileX;
+  char* const tiles_w = rooms + kFloatStages * WeightLoader<kDx>::kBytes;
   const WarpPlace at(args.out);
-  const int first_n = at.tile.n * Shape::kN;
-  const int64_t depth = kDx ? args.w.extent : args.k;
-  const int steps = static_cast<int>((depth + kStep - 1) / kStep);
+  const int64_t depth = kDx ? args.w.extent : args.k, from = args.split * blockIdx.z;
+  const int64_t end = args.split > 0 ? min(depth, from + args.split) : depth;
+  const int steps = static_cast<int>((end - from + kStep - 1) / kStep);
   const int group_shift = min(args.group_shift - 5, 30);  // a group is 1 << group_shift steps
   TileLoader<Shape::kM, false, 2, Shape::kThreads> load_x;
-  WeightLoader<kDx> load_w;
-  load_x.Start(args.x, at.tile.m * Shape::kM, 0, depth);
-  const auto stage_w = [&](int stage) {
-    return shared + stage * Shape::kStageBytes + Shape::kM * kTileBytes;
+  WeightLoader<kDx> load_w(at.tile.n * Shape::kN, from, end);
+  load_x.Start(args.x, at.tile.m * Shape::kM, from, end);
+  const auto room = [&](int step) {
+    return rooms + step % kFloatStages * WeightLoader<kDx>::kBytes;
   };
+  const auto copy = [&](int step) {
+    load_x.Copy(shared + step % kFloatStages * kTileX);
+    load_w.Copy(args, room(step));
+  };
+  load_w.FetchScale(args);
 #pragma unroll
-  for (int s = 0; s < Shape::kStages - 1; ++s) {
-    if (s < steps) {
-      load_x.Copy(shared + s * Shape::kStageBytes);
-      load_w.Fetch(args, first_n, static_cast<int64_t>(s) * kStep);
-      load_w.Put(stage_w(s));
-    }
+  for (int s = 0; s < kFloatStages - 1; ++s) {
+    if (s < steps) copy(s);
     CpAsyncCommit();
+  }
+  if (steps > 0) {
+    CpAsyncWait<kFloatStages - 2>();
+    load_w.FetchScale(args);
+    load_w.Widen(room(0), tiles_w);
   }
 
   const FragmentsA<Shape::kM, false> of_x(at.m);
   const FragmentsB<Shape::kN, kDx> of_w(at.n);
   float acc[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
   [[maybe_unused]] float total[Shape::kFragmentsM][Shape::kFragmentsN][4] = {};
-  for (int step = 0, stage = 0; step < steps; ++step) {
-    CpAsyncWait<Shape::kStages - 2>();
-    __syncthreads();
-    const int next = stage == 0 ? Shape::kStages - 1 : stage - 1;
-    const bool more = step + Shape::kStages - 1 < steps;
-    if (more) {
-      load_x.Copy(shared + next * Shape::kStageBytes);
-      load_w.Fetch(args, first_n, static_cast<int64_t>(step + Shape::kStages - 1) * kStep);
-    }
+  for (int step = 0; step < steps; ++step) {
+    CpAsyncWait<kFloatStages - 3>();  // of this thread, the next step
+    __syncthreads();                  // of all, this one; nobody reads the one before any more
+    const int last = step + kFloatStages - 1;
+    if (last < steps) copy(last);
     CpAsyncCommit();
-    const char* const tile_x = shared + stage * Shape::kStageBytes;
+    const char* const tile_x = shared + step % kFloatStages * kTileX;
+    const char* const tile_w = tiles_w + step % 2 * kTileW;
 #pragma unroll
     for (int slice = 0; slice < 2; ++slice) {
       uint32_t a[Shape::kFragmentsM][4], b[Shape::kFragmentsN][2];
@@ -158,16 +179,20 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
       for (int i = 0; i < Shape::kFragmentsM; ++i) of_x.Load(a[i], tile_x, i, slice);
 #pragma unroll
       for (int j = 0; j < Shape::kFragmentsN; j += 2)
-        of_w.Load(b[j], b[j + 1], stage_w(stage), j / 2, slice);
+        of_w.Load(b[j], b[j + 1], tile_w, j / 2, slice);
 #pragma unroll
       for (int i = 0; i < Shape::kFragmentsM; ++i)
 #pragma unroll
         for (int j = 0; j < Shape::kFragmentsN; ++j) Mma16816(acc[i][j], a[i], b[j]);
     }
-    if (more) load_w.Put(stage_w(next));
+    if (step + 1 < steps) {
+      load_w.FetchScale(args);
+      load_w.Widen(room(step + 1), tiles_w + (step + 1) % 2 * kTileW);
+    }
     if constexpr (!kDx) {
-      if (((step + 1) & ((1 << group_shift) - 1)) == 0 || step + 1 == steps) {
-        const int64_t group = step >> group_shift;
+      const int64_t of_all = step + from / kStep;
+      if (((of_all + 1) & ((1 << group_shift) - 1)) == 0 || step + 1 == steps) {
+        const int64_t group = of_all >> group_shift;
 #pragma unroll
         for (int j = 0; j < Shape::kFragmentsN; ++j) {
           const int column = at.column + j * 8;
@@ -184,12 +209,21 @@ __global__ void __launch_bounds__(Shape::kThreads) Float(const __grid_constant__
         }
       }
     }
-    stage = stage + 1 == Shape::kStages ? 0 : stage + 1;
   }
-  if constexpr (kDx)
-    StoreAll(args.out, shared, at, acc);
-  else
-    StoreAll(args.out, shared, at, total);
+  CpAsyncWait<0>();
+  __syncthreads();  // nobody reads or writes tiles any more
+  Epilogue out = args.out;
+  if (args.split > 0)
+    out.c = static_cast<float*>(out.c) + static_cast<int64_t>(blockIdx.z) * out.m * out.n;
+  float* const store =
+      reinterpret_cast<float*>(shared) + static_cast<int>(threadIdx.x) / kWarp * Epilogue::kRoom;
+#pragma unroll
+  for (int i = 0; i < Shape::kFragmentsM; ++i)
+    out.StoreRows(store, at.tile.m * Shape::kM + at.m + i * 16, at.tile.n * Shape::kN + at.n,
+                  [&](int j, int half, int e) {
+                    if constexpr (kDx) return acc[i][j][2 * half + e];
+                    return total[i][j][2 * half + e];
+                  });
 }
 
 // W's columns from `column` on, `cols` of them, to dense bf16 rows of `stride`, a multiple of 16
@@ -318,9 +352,32 @@ Int8Args ArgsOf(const Int8Weights& w, const Epilogue& out) {
   return args;
 }
 
-Grid GridOf(const Epilogue& out) {
-  const int64_t tiles = CeilDiv(out.m, Shape::kM) * CeilDiv(out.n, Shape::kN);
-  return {dim3(static_cast<unsigned>(tiles)), Shape::kThreads, Shape::kSharedBytes};
+Grid SimtGrid(const Epilogue& out) {
+  const int64_t tiles = CeilDiv(out.m, 64) * CeilDiv(out.n, 64);
+  return {dim3(static_cast<unsigned>(tiles)), kSimtThreads};
+}
+
+// Float, in slices of what is summed over where C has few tiles: enough blocks for a large card.
+template <bool kDx>
+void RunFloat(const Arguments& in, const char* what, Int8Args args) {
+  constexpr int64_t kBlocks = 264, kShortest = 512, kUnit = 128;  // the unit holds whole groups
+  const int64_t tiles = CeilDiv(args.out.m, Shape::kM) * CeilDiv(args.out.n, Shape::kN);
+  const int64_t depth = kDx ? args.w.extent : args.k;
+  const int64_t wanted = std::max<int64_t>(1, std::min(kBlocks / tiles, depth / kShortest));
+  const int64_t split = CeilDiv(CeilDiv(depth, wanted), kUnit) * kUnit;
+  const int64_t slices = wanted == 1 ? 1 : CeilDiv(depth, split);
+  const Grid grid{dim3(static_cast<unsigned>(tiles), 1, static_cast<unsigned>(slices)),
+                  Shape::kThreads, kFloatBytes};
+  if (slices == 1) return Launch(in, what, grid, Float<kDx>, args);
+  const Epilogue out = args.out;
+  const int64_t m = out.m, n = out.n;
+  args.split = split;
+  args.out = {};
+  args.out.c = in.Workspace<float>(slices * m * n), args.out.stride = n;
+  args.out.m = out.m, args.out.n = out.n;
+  args.out.pairs = n % 2 == 0, args.out.wide = n % 4 == 0;
+  Launch(in, what, grid, Float<kDx>, args);
+  JoinSlices(in, what, static_cast<const float*>(args.out.c), slices, out);
 }
 
 }  // namespace
@@ -441,10 +498,10 @@ void Int8Gemm(const Arguments& in, const char* what, const Int8Problem& p) {
   Int8Args args = ArgsOf(p.w, Int8Output(p.y, p.dtype, p.m, p.w.n, p.bias));
   if (p.dtype == DType::kBF16) {
     args.x = Aligned16(in, p.x, p.dtype, p.x_stride, p.m, p.w.k);
-    return Launch(in, what, GridOf(args.out), Float<false>, args);
+    return RunFloat<false>(in, what, args);
   }
   args.x = {p.x, p.x_stride, args.out.m};
-  Launch(in, what, {GridOf(args.out).blocks, kSimtThreads}, Simt<false>, args);
+  Launch(in, what, SimtGrid(args.out), Simt<false>, args);
 }
 
 void Int8GemmDx(const Arguments& in, const char* what, DType dtype, const void* dy,
@@ -455,10 +512,10 @@ void Int8GemmDx(const Arguments& in, const char* what, DType dtype, const void* 
   Int8Args args = ArgsOf(w, Int8Output(dx, dtype, m, w.k, nullptr));
   if (dtype == DType::kBF16) {
     args.x = Aligned16(in, dy, dtype, dy_stride, m, w.n);
-    return Launch(in, what, GridOf(args.out), Float<true>, args);
+    return RunFloat<true>(in, what, args);
   }
   args.x = {dy, dy_stride, args.out.m};
-  Launch(in, what, {GridOf(args.out).blocks, kSimtThreads}, Simt<true>, args);
+  Launch(in, what, SimtGrid(args.out), Simt<true>, args);
 }
 
 }  // namespace fuselm::cuda

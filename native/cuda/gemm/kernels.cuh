@@ -43,6 +43,10 @@ struct BatchOffsets {
   }
 };
 
+// out = the sum of `slices` matrices [m, n], in order.
+void JoinSlices(const Arguments& in, const char* what, const float* parts, int64_t slices,
+                const Epilogue& out);
+
 // Operands of one alignment: data and every row 16-byte aligned.
 void TensorCoreGemm(const Arguments& in, const char* what, const KernelArgs& args, bool a_down,
                     bool b_down, int64_t slices);
