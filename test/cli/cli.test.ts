@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { Decoder, Tokenizer } from 'fuselm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { Progress } from '../../lib/train/progress.ts'
 
@@ -371,6 +372,56 @@ test.each([
   },
   60_000,
 )
+
+test('chat: SIGINT ends an answer, and the conversation goes on; another one, at its prompt, ends it', async () => {
+  const texts = ['hi there, how are you? '.repeat(40)]
+  // without an end, so that answers go on
+  const plain = await Tokenizer.train({ texts, vocabSize: 270, specialTokens: [] })
+  const tokenizer = plain.withChatTemplate("{% for m in messages %}{{ m['content'] }}\n{% endfor %}")
+  const shape = {
+    hiddenSize: 32,
+    intermediateSize: 64,
+    numHiddenLayers: 1,
+    numAttentionHeads: 2,
+    maxPositionEmbeddings: 2 ** 16,
+  }
+  using decoder = Decoder.create(shape, { tokenizer, seed: 1 })
+  await decoder.save(join(folder, 'talker'))
+  const args = ['chat', '--model', 'talker', '--max-new-tokens', '60000', '--seed', '1']
+  const run = spawn(process.execPath, [MAIN, ...args], { cwd: folder, stdio: 'pipe' })
+  let [out, err] = ['', '']
+  let wake = (): void => undefined
+  run.stdout.on('data', (chunk) => {
+    out += chunk
+    wake()
+  })
+  run.stderr.on('data', (chunk) => {
+    err += chunk
+  })
+  let status: number | null | undefined
+  const ended = new Promise<void>((resolve) =>
+    run.once('exit', (code) => {
+      status = code
+      wake()
+      resolve()
+    }),
+  )
+  const until = async (enough: () => boolean): Promise<void> => {
+    while (!enough() && status === undefined) await new Promise<void>((resolve) => (wake = resolve))
+  }
+  const prompts = (): number => out.match(/> /g)?.length ?? 0
+  for (let turn = 1; turn <= 2; turn++) {
+    const before = out.length
+    run.stdin.write('hi\n')
+    await until(() => out.length > before + 200)
+    expect(prompts(), 'the answer goes on').toBeLessThanOrEqual(turn)
+    run.kill('SIGINT')
+    await until(() => out.endsWith('\n> '))
+  }
+  run.kill('SIGINT')
+  await ended
+  expect({ status, err }).toEqual({ status: 0, err: '' })
+}, 60_000)
 
 test('a terminal has one line that writes itself over; a log file a line now and then', () => {
   const step = (n: number) =>
