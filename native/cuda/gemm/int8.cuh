@@ -26,6 +26,22 @@ void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p
 void Int8GemmDx(const Arguments& in, const char* what, DType dtype, const void* dy,
                 int64_t dy_stride, int64_t m, const Int8Weights& w, void* dx);
 
+// Both of bf16 by way of a bf16 copy of W, which from about this many rows on is the faster one;
+// forward with one scale a row only. k and n are not 0.
+inline constexpr int64_t kManyRows = 256;
+void Int8GemmWide(const Arguments& in, const char* what, const Int8Problem& problem);
+void Int8GemmDxWide(const Arguments& in, const char* what, const void* dy, int64_t dy_stride,
+                    int64_t m, const Int8Weights& w, bf16* dx);
+
+// 16 int8 from p, zeros where `left` ends.
+__device__ __forceinline__ Pack<int8_t, 16> Take16(const int8_t* p, bool aligned, int64_t left) {
+  if (aligned && left >= 16) return *reinterpret_cast<const Pack<int8_t, 16>*>(p);
+  Pack<int8_t, 16> v;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) v.v[i] = i < left ? p[i] : int8_t{0};
+  return v;
+}
+
 // What the kernels of Int8GemmDynamic are asked for: C = sum over groups of x_scale w_scale (sum of
 // x w). Operands 16-byte aligned along K, scales [groups, m] and [groups, w_scale_stride], an even
 // stride. Groups of 32 << group_shift of K; with kWhole there is one.

@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kFewThreads) Few(const __grid_constant__ FewAr
   const int8_t* const w = static_cast<const int8_t*>(p.w.data) + n * p.w.stride;
   const int8_t* const x = static_cast<const int8_t*>(p.x.data);
   const float* const w_scales = args.w_scales + int64_t{n} * args.groups;
-  const int lanes = kGroups ? 2 << p.group_shift : 1;  // that share a group
+  const int group_bits = kGroups ? p.group_shift + 1 : 0;  // of the lanes that share a group
   int32_t acc[kM] = {};
   float total = 0;  // of row `lane`
   for (int64_t k0 = 0; k0 < p.k; k0 += kSegment) {
@@ -180,10 +180,10 @@ __global__ void __launch_bounds__(kFewThreads) Few(const __grid_constant__ FewAr
         }
         if constexpr (kGroups) {
           dot += __shfl_xor_sync(kFullMask, dot, 1);
-          if (lanes > 2) dot += __shfl_xor_sync(kFullMask, dot, 2);
-          if (lanes > 4) dot += __shfl_xor_sync(kFullMask, dot, 4);
-          if (lane % lanes == 0)
-            sums[warp][m][(u * kWarp + lane) / lanes] = static_cast<float>(dot);
+          if (group_bits > 1) dot += __shfl_xor_sync(kFullMask, dot, 2);
+          if (group_bits > 2) dot += __shfl_xor_sync(kFullMask, dot, 4);
+          if ((lane & ((1 << group_bits) - 1)) == 0)
+            sums[warp][m][(u * kWarp + lane) >> group_bits] = static_cast<float>(dot);
         } else {
           acc[m] = dot;
         }
@@ -192,8 +192,8 @@ __global__ void __launch_bounds__(kFewThreads) Few(const __grid_constant__ FewAr
     if constexpr (kGroups) {
       __syncwarp();
       if (lane < p.out.m && lane < kM) {
-        const int first = static_cast<int>(k0 / (16 * lanes));
-        const int count = min(args.groups - first, kSegment / (16 * lanes));
+        const int first = static_cast<int>(k0 >> (4 + group_bits));
+        const int count = min(args.groups - first, kSegment >> (4 + group_bits));
 #pragma unroll 4
         for (int g = 0; g < count; ++g)
           total =
