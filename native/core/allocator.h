@@ -49,7 +49,7 @@ class MemorySource {
       : guard(guard), segment(segment), limit_(limit) {}
   virtual ~MemorySource() = default;
 
-  // Null when the system or the limit refuses.
+  // Null when the system or the limit refuses; throws Error when a device fails otherwise.
   std::byte* Take(int64_t bytes);
   void Give(std::byte* data, int64_t bytes);
   // One block that ends where nothing may be touched, as far as the source can; filled with 0xff.
@@ -65,6 +65,7 @@ class MemorySource {
   const int64_t segment;  // asked for at once, when the limit allows
 
  protected:
+  // Null when there is no memory; throws Error for what else goes wrong.
   virtual std::byte* Map(int64_t bytes) = 0;
   virtual void Unmap(std::byte* data, int64_t bytes) = 0;
   // Fills in data, held and, as the source likes, span.
@@ -72,6 +73,7 @@ class MemorySource {
   virtual void UnmapGuarded(Block& block) = 0;
 
  private:
+  class Reservation;
   bool Reserve(int64_t bytes);
 
   const int64_t limit_;

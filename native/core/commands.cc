@@ -71,13 +71,15 @@ void Executor::Execute(const Task& task, int depth) {
   environment.pending_bytes -= static_cast<int64_t>(record[0] * sizeof(uint32_t));
   try {
     Dispatch(task, frame);
+    if (trace.on() && (code >= kFirstKernelCode || (code <= kRead && code != kFree))) {
+      backend.Settle(*task.queue);
+      trace.Add({code, task.queue->id, task.queue->step, start, NowNs(), frame.command.bytes,
+                 code >= kFirstKernelCode ? DescribeShapes(frame.command.views) : std::string()});
+    }
   } catch (const Error& e) {
     Fail(task, e.code(), e.what());
-  }
-  if (trace.on() && (code >= kFirstKernelCode || (code <= kRead && code != kFree))) {
-    backend.Settle(*task.queue);
-    trace.Add({code, task.queue->id, task.queue->step, start, NowNs(), frame.command.bytes,
-               code >= kFirstKernelCode ? DescribeShapes(frame.command.views) : std::string()});
+  } catch (const std::exception& e) {
+    Fail(task, ErrorCode::kDevice, e.what());
   }
   if (depth == 0) {
     for (Block& block : deferred_) backend.Free(*task.queue, block, MemoryUse::kBuffer);

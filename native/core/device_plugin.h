@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Raised with every change of this file; a plugin serves exactly one version. */
-#define FUSELM_DEVICE_PLUGIN_ABI 3u
+#define FUSELM_DEVICE_PLUGIN_ABI 4u
 #define FUSELM_DEVICE_PLUGIN_SYMBOL "fuselm_device_plugin"
 #define FUSELM_PLUGIN_MAX_RANK 8
 
@@ -65,6 +65,8 @@ typedef struct FuselmDevicePlugin {
   /* Usable devices. With none, writes one sentence into why (no driver, driver too old, no GPU). */
   int32_t (*device_count)(char* why, size_t why_bytes);
   int (*device_info)(int32_t device, FuselmDeviceInfo* out);
+  /* What is free of the device's memory now, whoever holds the rest. */
+  int (*memory_info)(int32_t device, int64_t* free_bytes, int64_t* total_bytes);
 
   int (*alloc)(int32_t device, int64_t bytes, void** out);
   int (*free)(int32_t device, void* memory);

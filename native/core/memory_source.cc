@@ -16,6 +16,20 @@ constexpr int64_t RoundUp(int64_t n, int64_t to) { return (n + to - 1) / to * to
 
 }  // namespace
 
+// Bytes against the limit, given back unless they are kept.
+class MemorySource::Reservation {
+ public:
+  Reservation(MemorySource& source, int64_t bytes)
+      : source_(source), bytes_(source.Reserve(bytes) ? bytes : 0) {}
+  ~Reservation() { source_.reserved_ -= bytes_; }
+  explicit operator bool() const { return bytes_ > 0; }
+  void Keep() { bytes_ = 0; }
+
+ private:
+  MemorySource& source_;
+  int64_t bytes_;
+};
+
 bool MemorySource::Reserve(int64_t bytes) {
   int64_t before = reserved_.load();
   do {
@@ -25,9 +39,9 @@ bool MemorySource::Reserve(int64_t bytes) {
 }
 
 std::byte* MemorySource::Take(int64_t bytes) {
-  if (!Reserve(bytes)) return nullptr;
-  std::byte* data = Map(bytes);
-  if (data == nullptr) reserved_ -= bytes;
+  Reservation reservation(*this, bytes);
+  std::byte* const data = reservation ? Map(bytes) : nullptr;
+  if (data != nullptr) reservation.Keep();
   return data;
 }
 
@@ -38,11 +52,11 @@ void MemorySource::Give(std::byte* data, int64_t bytes) {
 
 bool MemorySource::TakeGuarded(Block& block, int64_t bytes) {
   const int64_t held = RoundUp(std::max<int64_t>(bytes, 1), kPage);
-  if (!Reserve(held)) return false;
+  Reservation reservation(*this, held);
   block.held = held;
-  if (MapGuarded(block, bytes)) return true;
-  reserved_ -= held;
-  return false;
+  const bool mapped = reservation && MapGuarded(block, bytes);
+  if (mapped) reservation.Keep();
+  return mapped;
 }
 
 void MemorySource::GiveGuarded(Block& block) {

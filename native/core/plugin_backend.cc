@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>
+#include <optional>
+#include <system_error>
 #include <thread>
 
 #include "native/core/executor.h"
@@ -37,7 +39,10 @@ PluginMemory::PluginMemory(const FuselmDevicePlugin& plugin, int device, int64_t
 
 std::byte* PluginMemory::Map(int64_t bytes) {
   void* data = nullptr;
-  return plugin_.alloc(device_, bytes, &data) == 0 ? static_cast<std::byte*>(data) : nullptr;
+  const int code = plugin_.alloc(device_, bytes, &data);
+  if (code == 0) return static_cast<std::byte*>(data);
+  if (code == static_cast<int>(ErrorCode::kOutOfMemory)) return nullptr;
+  throw Error(static_cast<ErrorCode>(code), plugin_.last_error());  // a device that was lost
 }
 
 void PluginMemory::Unmap(std::byte* data, int64_t) { plugin_.free(device_, data); }
@@ -59,7 +64,12 @@ class PluginQueue {
         allocator(std::make_unique<Allocator>(source)),
         backend_(backend) {
     backend.Check(backend.plugin.queue_create(backend.device, priority, &queue));
-    thread_ = std::thread([this] { Loop(); });
+    try {
+      thread_ = std::thread([this] { Loop(); });
+    } catch (const std::system_error& e) {
+      backend.plugin.queue_destroy(queue);
+      throw Error(ErrorCode::kDevice, std::string("cannot start a thread: ") + e.what());
+    }
   }
 
   // What was given to it is done and completed first.
@@ -82,11 +92,11 @@ class PluginQueue {
     return fence;
   }
 
-  void CompleteLater(uint32_t token, const FailurePtr& failure) {
+  void CompleteLater(uint32_t token, uint32_t step, const FailurePtr& failure) {
     FuselmPluginFence* fence = Fence();
     {
       std::lock_guard lock(mutex_);
-      waiting_.push_back({fence, token, failure});
+      waiting_.push_back({fence, token, step, failure});
     }
     changed_.notify_all();
   }
@@ -99,6 +109,7 @@ class PluginQueue {
   struct Waiting {
     FuselmPluginFence* fence;
     uint32_t token;
+    uint32_t step;
     FailurePtr failure;
   };
 
@@ -117,7 +128,10 @@ class PluginQueue {
       if (code != 0 && !next.failure) {
         // The device lost its work: nothing enqueued there can be trusted.
         next.failure = std::make_shared<const Failure>(
-            Failure{static_cast<ErrorCode>(code), backend_.plugin.last_error(), 0, 0});
+            Failure{static_cast<ErrorCode>(code),
+                    std::string(backend_.plugin.last_error()) + ", at or before step " +
+                        std::to_string(next.step),
+                    next.step, 0});
         environment.NoteFailure(*next.failure);
       }
       backend_.GiveFence(next.fence);
@@ -183,7 +197,15 @@ Block PluginBackend::Allocate(const Queue& queue, int64_t bytes, MemoryUse use,
   if (!block) {
     // What other queues have cached may do; giving it back waits for the device.
     for (const auto& [key, other] : queues_) other->allocator->ReleaseCache();
-    block = q.allocator->Allocate(bytes, use, purpose);
+    try {
+      block = q.allocator->Allocate(bytes, use, purpose);
+    } catch (const Error& e) {
+      int64_t free = 0, total = 0;
+      if (e.code() != ErrorCode::kOutOfMemory || plugin.memory_info(device, &free, &total) != 0)
+        throw;
+      throw Error(e.code(), std::string(e.what()) + "; " + std::to_string(free) + " of the GPU's " +
+                                std::to_string(total) + " bytes are free");
+    }
   }
   if (source_.guard) Check(plugin.fill(q.queue, block.data, 0xff, bytes));
   return block;
@@ -210,21 +232,30 @@ void PluginBackend::Invoke(Frame& frame, KernelEntry& kernel) {
   std::vector<FuselmTensor> tensors;
   tensors.reserve(frame.command.views.size());
   for (const View& view : frame.command.views) tensors.push_back(ToTensor(view));
+  struct Room {
+    Frame& frame;
+    std::optional<Error> failure;  // no exception crosses the plugin
+  } room{frame, {}};
   const FuselmWorkspace workspace{
-      &frame, [](void* context, int64_t bytes) -> void* {
+      &room, [](void* context, int64_t bytes) -> void* {
+        auto& [frame, failure] = *static_cast<Room*>(context);
         try {
-          const auto memory = reinterpret_cast<uintptr_t>(static_cast<Frame*>(context)->Workspace(
-              static_cast<size_t>(bytes + kWorkspaceAlignment)));
+          const auto memory = reinterpret_cast<uintptr_t>(
+              frame.Workspace(static_cast<size_t>(bytes + kWorkspaceAlignment)));
           return reinterpret_cast<void*>((memory + kWorkspaceAlignment - 1) / kWorkspaceAlignment *
                                          kWorkspaceAlignment);
-        } catch (const Error&) {
-          return nullptr;
-        }
+        } catch (const Error& e) {
+          failure = e;
+        } catch (const std::bad_alloc&) {}
+        return nullptr;
       }};
   const int64_t start = NowNs();
-  Check(plugin.launch(q.queue, variant.info.plugin_kernel, tensors.data(),
-                      static_cast<int32_t>(tensors.size()), frame.command.attributes.data(),
-                      static_cast<int32_t>(frame.command.attributes.size()), &workspace));
+  const int code =
+      plugin.launch(q.queue, variant.info.plugin_kernel, tensors.data(),
+                    static_cast<int32_t>(tensors.size()), frame.command.attributes.data(),
+                    static_cast<int32_t>(frame.command.attributes.size()), &workspace);
+  if (code != 0 && room.failure) throw *room.failure;
+  Check(code);
   variant.executions.fetch_add(1, std::memory_order_relaxed);
   variant.nanoseconds.fetch_add(NowNs() - start, std::memory_order_relaxed);
 }
@@ -239,10 +270,11 @@ void PluginBackend::CopyOut(Frame& frame, std::byte* to, const std::byte* from, 
 
 void PluginBackend::Complete(Queue& queue, uint32_t token, const FailurePtr& failure) {
   try {
-    Of(queue).CompleteLater(token, failure);
+    Of(queue).CompleteLater(token, queue.step, failure);
   } catch (const Error& e) {
+    // What the token waits for failed first, if it did.
     const auto lost = std::make_shared<const Failure>(Failure{e.code(), e.what(), queue.step, 0});
-    queue.environment->Complete(token, Earlier(failure, lost));
+    queue.environment->Complete(token, failure ? failure : lost);
   }
 }
 
@@ -271,8 +303,9 @@ void PluginBackend::Wait(Queue& queue, uint32_t event) {
 
 void PluginBackend::Settle(Queue& queue) {
   FuselmPluginFence* fence = Of(queue).Fence();
-  plugin.fence_wait(fence);
+  const int code = plugin.fence_wait(fence);
   GiveFence(fence);
+  Check(code);
 }
 
 void PluginBackend::Leave(EnvironmentImpl& environment) {

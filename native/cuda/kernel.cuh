@@ -100,11 +100,10 @@ void Launch(const Arguments& in, const char* what, const Grid& grid, void (*kern
 template <class... P, class... A>
 void Launch(const Arguments& in, const char* what, const Grid& grid, void (*kernel)(P...),
             A&&... args) {
-  const auto body = [&] { kernel(static_cast<P>(args)...); };
-  emulate::Run(
-      grid.blocks, grid.threads, grid.shared_bytes, in.device.shared_limit, what,
-      [](void* closure) { (*static_cast<decltype(body)*>(closure))(); },
-      const_cast<void*>(static_cast<const void*>(&body)));
+  emulate::EnqueueKernel(
+      in.stream, what, grid.blocks, grid.threads, grid.shared_bytes, in.device.shared_limit,
+      [kernel, ... held = static_cast<P>(std::forward<A>(args))] { kernel(held...); });
+  Check(cudaGetLastError(), what);
 }
 #endif
 

@@ -48,10 +48,13 @@ std::vector<int> UsableDevices(std::string* why) {
   }
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
+  EndCallsBeforeUnloading();
   if (status != cudaSuccess || count == 0) {
+    const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
     *why = status == cudaSuccess || status == cudaErrorNoDevice
                ? std::string("the NVIDIA driver sees no GPU")
                : std::string("the NVIDIA driver failed: ") + cudaGetErrorString(status);
+    if (visible != nullptr) *why += " (CUDA_VISIBLE_DEVICES is '" + std::string(visible) + "')";
     cudaGetLastError();
     return {};
   }
@@ -80,7 +83,11 @@ const std::vector<int>& Devices(std::string* why = nullptr) {
 
 int32_t DeviceCount(char* why, size_t why_bytes) {
   std::string reason;
-  const auto count = static_cast<int32_t>(Devices(&reason).size());
+  auto count = static_cast<int32_t>(Devices(&reason).size());
+  if (const std::string lost = LostBecause(); !lost.empty()) {
+    count = 0;
+    reason = lost;
+  }
   if (why != nullptr && why_bytes > 0) {
     std::snprintf(why, why_bytes, "%s", count > 0 ? "" : reason.c_str());
   }
@@ -115,6 +122,17 @@ int Free(int32_t device, void* memory) {
   });
 }
 
+int MemoryInfo(int32_t device, int64_t* free_bytes, int64_t* total_bytes) {
+  *free_bytes = *total_bytes = 0;
+  return Guard([&] {
+    size_t free = 0, total = 0;
+    Check(cudaSetDevice(Ordinal(device)), "set device");
+    Check(cudaMemGetInfo(&free, &total), "memory of the device");
+    *free_bytes = static_cast<int64_t>(free);
+    *total_bytes = static_cast<int64_t>(total);
+  });
+}
+
 // The device's own limit; FUSELM_CUDA_SHARED_LIMIT (bytes) lowers it, to run what smaller cards
 // run.
 int64_t SharedLimit(const cudaDeviceProp& properties) {
@@ -141,6 +159,12 @@ const DeviceTraits& Traits(int ordinal) {
     if (traits.ordinal == ordinal) return traits;
   }
   throw Error(ErrorCode::kDevice, "cuda: there is no device " + std::to_string(ordinal));
+}
+
+// Whether every command is waited for, so that its own errors are told from those before it.
+bool OneByOne() {
+  static const char* const text = std::getenv("FUSELM_CUDA_SYNC");
+  return text != nullptr && *text == '1';
 }
 
 View ToView(const FuselmTensor& t) {
@@ -170,7 +194,25 @@ int LaunchKernel(FuselmPluginQueue* queue, int32_t index, const FuselmTensor* te
     Launchers()[static_cast<size_t>(index)](
         Arguments(views, {attributes, static_cast<size_t>(attribute_count)},
                   Traits(OrdinalOf(queue)), Stream(queue), *workspace));
+    if (OneByOne()) Check(cudaStreamSynchronize(Stream(queue)), "this command");
   });
+}
+
+// What a kernel did wrong, or the hardware: every later call reports it again.
+bool Sticky(cudaError_t status) {
+  switch (status) {
+    case cudaErrorECCUncorrectable:
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure: return true;
+    default: return false;
+  }
 }
 
 }  // namespace
@@ -178,9 +220,15 @@ int LaunchKernel(FuselmPluginQueue* queue, int32_t index, const FuselmTensor* te
 void Check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // a sticky error returns with the next call; others must not
+  const bool sticky = Sticky(status);
+  std::string message = std::string("cuda: ") + what;
+  if (sticky && !OneByOne()) {
+    message += ", or work before it (FUSELM_CUDA_SYNC=1 waits for each command and names it)";
+  }
+  message += std::string(": ") + cudaGetErrorName(status) + ": " + cudaGetErrorString(status);
+  if (sticky) NoteLost(message);
   throw Error(status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
-              std::string("cuda: ") + what + ": " + cudaGetErrorName(status) + ": " +
-                  cudaGetErrorString(status));
+              message);
 }
 
 int Fail(ErrorCode code, const char* message) {
@@ -226,6 +274,7 @@ extern "C" __attribute__((visibility("default"))) const FuselmDevicePlugin* fuse
     p.matrix_library = CublasLtStatus;
     p.device_count = DeviceCount;
     p.device_info = DeviceInfo;
+    p.memory_info = MemoryInfo;
     p.alloc = Alloc;
     p.free = Free;
     FillQueueFunctions(&p);

@@ -14,9 +14,10 @@
 
 namespace {
 
-// Up: so many that the small uploads of several training steps are under way at once; a chunk is
-// free when the device has reached its copy, and waiting for that holds up every queue.
+// Up: small uploads share a chunk, so that those of many training steps are under way at once. A
+// chunk is free when the device has passed its copies, and waiting for that holds up every queue.
 constexpr int64_t kUpBytes = int64_t{1} << 20;
+constexpr int64_t kUpAlignment = 64;
 constexpr int kUpChunks = 16;
 constexpr int64_t kDownBytes = int64_t{4} << 20;
 
@@ -25,10 +26,12 @@ constexpr int64_t kDownBytes = int64_t{4} << 20;
 struct FuselmPluginQueue {
   int ordinal = 0;
   cudaStream_t stream = nullptr;
-  // Host to device, in chunks. free[i] is recorded when the engine has drained chunk i.
+  // Host to device, in chunks; free[i] is recorded behind the last copy out of chunk i. Pinned when
+  // first needed.
   std::byte* up = nullptr;
   cudaEvent_t free[kUpChunks] = {};
-  int next = 0;
+  int chunk = 0;
+  int64_t filled = 0;         // bytes of the chunk that copies use
   std::byte* down = nullptr;  // device to host: used in stream order only
 };
 
@@ -64,6 +67,7 @@ void Release(FuselmPluginQueue* q) {
   if (q->up != nullptr) cudaFreeHost(q->up);
   if (q->down != nullptr) cudaFreeHost(q->down);
   if (q->stream != nullptr) cudaStreamDestroy(q->stream);
+  cudaGetLastError();  // of nobody's interest, and the next launch would be blamed for it
   delete q;
 }
 
@@ -82,8 +86,6 @@ int QueueCreate(int32_t device, int32_t priority, FuselmPluginQueue** out) {
       Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
             "event");
     }
-    queue->up = Pinned(kUpBytes * kUpChunks);
-    queue->down = Pinned(kDownBytes);
     *out = queue.release();
   });
 }
@@ -97,21 +99,31 @@ int QueueDestroy(FuselmPluginQueue* queue) {
   });
 }
 
+// Where to put `bytes`, at most a chunk, for a copy that is enqueued next.
+std::byte* Staging(FuselmPluginQueue* q, int64_t bytes) {
+  if (q->up == nullptr) q->up = Pinned(kUpBytes * kUpChunks);
+  if (q->filled + bytes > kUpBytes) {
+    Check(cudaEventRecord(q->free[q->chunk], q->stream), "copy to device");
+    q->chunk = (q->chunk + 1) % kUpChunks;
+    q->filled = 0;
+    // An event never recorded counts as done.
+    Check(cudaEventSynchronize(q->free[q->chunk]), "copy to device");
+  }
+  std::byte* const at = q->up + q->chunk * kUpBytes + q->filled;
+  q->filled += CeilDiv(bytes, kUpAlignment) * kUpAlignment;
+  return at;
+}
+
 int CopyToDevice(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes) {
   return Guard([&] {
     UseQueue(queue);
     for (int64_t done = 0; done < bytes; done += kUpBytes) {
-      const auto count = static_cast<size_t>(std::min(kUpBytes, bytes - done));
-      const int chunk = queue->next;
-      queue->next = (chunk + 1) % kUpChunks;
-      std::byte* staging = queue->up + chunk * kUpBytes;
-      // An event never recorded counts as done.
-      Check(cudaEventSynchronize(queue->free[chunk]), "copy to device");
-      std::memcpy(staging, static_cast<const std::byte*>(from) + done, count);
-      Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, staging, count,
+      const int64_t count = std::min(kUpBytes, bytes - done);
+      std::byte* const staging = Staging(queue, count);
+      std::memcpy(staging, static_cast<const std::byte*>(from) + done, static_cast<size_t>(count));
+      Check(cudaMemcpyAsync(static_cast<std::byte*>(to) + done, staging, static_cast<size_t>(count),
                             cudaMemcpyHostToDevice, queue->stream),
             "copy to device");
-      Check(cudaEventRecord(queue->free[chunk], queue->stream), "copy to device");
     }
   });
 }
@@ -119,6 +131,7 @@ int CopyToDevice(FuselmPluginQueue* queue, void* to, const void* from, int64_t b
 int CopyToHost(FuselmPluginQueue* queue, void* to, const void* from, int64_t bytes) {
   return Guard([&] {
     UseQueue(queue);
+    if (queue->down == nullptr) queue->down = Pinned(kDownBytes);
     for (int64_t done = 0; done < bytes; done += kDownBytes) {
       const auto count = static_cast<size_t>(std::min(kDownBytes, bytes - done));
       auto chunk = std::make_unique<ChunkToHost>(
@@ -139,12 +152,17 @@ int Fill(FuselmPluginQueue* queue, void* to, int32_t byte, int64_t bytes) {
   });
 }
 
+// On a thread that has no current device, a call about an event would make a context on device 0.
+void UseDeviceOf(const FuselmPluginFence* fence) {
+  Check(cudaSetDevice(fence->ordinal), "set device");
+}
+
 int FenceCreate(int32_t device, FuselmPluginFence** out) {
   *out = nullptr;
   return Guard([&] {
     auto fence = std::make_unique<FuselmPluginFence>();
     fence->ordinal = Ordinal(device);
-    Check(cudaSetDevice(fence->ordinal), "set device");
+    UseDeviceOf(fence.get());
     Check(cudaEventCreateWithFlags(&fence->event, cudaEventDisableTiming | cudaEventBlockingSync),
           "fence");
     *out = fence.release();
@@ -154,6 +172,7 @@ int FenceCreate(int32_t device, FuselmPluginFence** out) {
 int FenceDestroy(FuselmPluginFence* fence) {
   return Guard([&] {
     const std::unique_ptr<FuselmPluginFence> owned(fence);
+    UseDeviceOf(fence);
     Check(cudaEventDestroy(owned->event), "fence_destroy");
   });
 }
@@ -168,6 +187,7 @@ int FenceRecord(FuselmPluginFence* fence, FuselmPluginQueue* queue) {
 int FenceDone(FuselmPluginFence* fence, int32_t* done) {
   *done = 0;
   return Guard([&] {
+    UseDeviceOf(fence);
     const cudaError_t status = cudaEventQuery(fence->event);
     if (status == cudaErrorNotReady) {
       cudaGetLastError();
@@ -179,7 +199,10 @@ int FenceDone(FuselmPluginFence* fence, int32_t* done) {
 }
 
 int FenceWait(FuselmPluginFence* fence) {
-  return Guard([&] { Check(cudaEventSynchronize(fence->event), "work before a fence"); });
+  return Guard([&] {
+    UseDeviceOf(fence);
+    Check(cudaEventSynchronize(fence->event), "work before a fence");
+  });
 }
 
 int QueueWait(FuselmPluginQueue* queue, FuselmPluginFence* fence) {

@@ -8,6 +8,7 @@
 
 #include "native/core/device_plugin.h"
 #include "native/core/error.h"
+#include "native/cuda/life.cuh"
 
 namespace fuselm::cuda {
 
@@ -23,9 +24,11 @@ void FillQueueFunctions(FuselmDevicePlugin* plugin);
 // Keeps the message for last_error() and returns the code.
 int Fail(ErrorCode code, const char* message);
 
-// Runs body; no exception crosses the C interface.
+// Runs body, if a call may begin; no exception crosses the C interface.
 template <class F>
 int Guard(F&& body) {
+  const Call call;
+  if (call.refused != nullptr) return Fail(ErrorCode::kDevice, call.refused);
   try {
     body();
     return 0;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "native/core/dtype.h"
+#include "native/cuda/emulate/cuda_runtime.h"
 #include "native/cuda/gemm/cublaslt_api.h"
 
 using fuselm::bf16;
@@ -40,6 +41,7 @@ struct Desc {
 };
 
 constexpr int kInvalid = 7;
+bool unloaded = false;  // its exit handlers have run
 
 bool Fit(const Desc& d, const Layout& a, const Layout& b, const Layout& c, const Layout& out) {
   const int64_t m = d.op_a == lt::kOpN ? a.rows : a.cols;
@@ -58,6 +60,7 @@ extern "C" {
 
 int cublasLtCreate(void** handle) {
   *handle = new int(0);
+  std::atexit([] { unloaded = true; });
   return lt::kSuccess;
 }
 size_t cublasLtGetVersion() { return 130000; }
@@ -126,12 +129,13 @@ int cublasLtMatmulAlgoGetHeuristic(void*, void* desc, void* a, void* b, void* c,
 }
 int cublasLtMatmul(void*, void* desc, const void* alpha, const void* a, void* a_layout,
                    const void* b, void* b_layout, const void* beta, const void* c, void* c_layout,
-                   void* d, void* d_layout, const lt::Algo*, void* workspace, size_t bytes, void*) {
-  const Desc& how = *static_cast<Desc*>(desc);
-  const Layout &la = *static_cast<Layout*>(a_layout), &lb = *static_cast<Layout*>(b_layout),
-               &lc = *static_cast<Layout*>(c_layout), &ld = *static_cast<Layout*>(d_layout);
+                   void* d, void* d_layout, const lt::Algo*, void* workspace, size_t bytes,
+                   void* stream) {
+  if (unloaded) std::abort();
+  const Desc how = *static_cast<Desc*>(desc);
+  const Layout la = *static_cast<Layout*>(a_layout), lb = *static_cast<Layout*>(b_layout),
+               lc = *static_cast<Layout*>(c_layout), ld = *static_cast<Layout*>(d_layout);
   if (!Fit(how, la, lb, lc, ld) || bytes != 64) return kInvalid;
-  std::memset(workspace, 0xff, bytes);
   if (const char* trace = std::getenv("FUSELM_CUBLASLT_TRACE")) {
     if (std::FILE* file = std::fopen(trace, "a")) {
       std::fprintf(file, "%ld x %ld\n", static_cast<long>(ld.cols), static_cast<long>(ld.rows));
@@ -139,20 +143,23 @@ int cublasLtMatmul(void*, void* desc, const void* alpha, const void* a, void* a_
     }
   }
   const float scale = *static_cast<const float*>(alpha), add = *static_cast<const float*>(beta);
-  const int64_t k = how.op_a == lt::kOpN ? la.cols : la.rows;
-  const Layout bias{ld.type, ld.rows, 1, ld.rows};
-  for (int64_t z = 0; z < ld.batch; ++z)
-    for (int64_t j = 0; j < ld.cols; ++j)
-      for (int64_t i = 0; i < ld.rows; ++i) {
-        double sum = 0;
-        for (int64_t q = 0; q < k; ++q)
-          sum += (how.op_a == lt::kOpN ? la.Get(a, z, i, q) : la.Get(a, z, q, i)) *
-                 (how.op_b == lt::kOpN ? lb.Get(b, z, q, j) : lb.Get(b, z, j, q));
-        sum *= scale;
-        if (add != 0) sum += add * lc.Get(c, z, i, j);
-        if (how.epilogue == lt::kEpilogueBias) sum += bias.Get(how.bias, 0, i, 0);
-        ld.Set(d, z, i, j, static_cast<float>(sum));
-      }
+  static_cast<EmulatedStream*>(stream)->Enqueue([=] {
+    std::memset(workspace, 0xff, bytes);
+    const int64_t k = how.op_a == lt::kOpN ? la.cols : la.rows;
+    const Layout bias{ld.type, ld.rows, 1, ld.rows};
+    for (int64_t z = 0; z < ld.batch; ++z)
+      for (int64_t j = 0; j < ld.cols; ++j)
+        for (int64_t i = 0; i < ld.rows; ++i) {
+          double sum = 0;
+          for (int64_t q = 0; q < k; ++q)
+            sum += (how.op_a == lt::kOpN ? la.Get(a, z, i, q) : la.Get(a, z, q, i)) *
+                   (how.op_b == lt::kOpN ? lb.Get(b, z, q, j) : lb.Get(b, z, j, q));
+          sum *= scale;
+          if (add != 0) sum += add * lc.Get(c, z, i, j);
+          if (how.epilogue == lt::kEpilogueBias) sum += bias.Get(how.bias, 0, i, 0);
+          ld.Set(d, z, i, j, static_cast<float>(sum));
+        }
+  });
   return lt::kSuccess;
 }
 }

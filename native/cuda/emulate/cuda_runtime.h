@@ -69,6 +69,9 @@ extern thread_local Place place;
 // hardware would refuse, a barrier that not all threads reach, and a warp intrinsic likewise.
 void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, const char* what,
          void (*body)(void*), void* closure);
+// Throws for the launch that hardware would refuse.
+void CheckLaunch(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit,
+                 const char* what);
 
 void* DynamicShared();  // at a multiple of 1,024
 // Addresses of the shared window, 0 where dynamic shared memory begins.
@@ -263,75 +266,4 @@ using std::isnan;
 using std::max;
 using std::min;
 
-// ------------------------------------------------------------------------------- runtime API
-
-enum cudaError_t {
-  cudaSuccess = 0,
-  cudaErrorMemoryAllocation = 2,
-  cudaErrorNoDevice = 100,
-  cudaErrorNotReady = 600,
-};
-constexpr int CUDART_VERSION = 13000;
-#define CUDART_CB
-using cudaStream_t = struct EmulatedStream*;
-using cudaEvent_t = struct EmulatedEvent*;
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaEventBlockingSync = 1,
-                   cudaHostAllocDefault = 0;
-struct cudaDeviceProp {
-  char name[256];
-  int major, minor, multiProcessorCount, l2CacheSize;
-  size_t totalGlobalMem, sharedMemPerBlockOptin;
-};
-
-cudaError_t cudaMalloc(void** out, size_t bytes);
-cudaError_t cudaFree(void* memory);
-cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned flags);
-cudaError_t cudaFreeHost(void* memory);
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int device);
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline const char* cudaGetErrorName(cudaError_t e) {
-  return e == cudaErrorMemoryAllocation ? "cudaErrorMemoryAllocation" : "cudaError";
-}
-inline const char* cudaGetErrorString(cudaError_t e) {
-  return e == cudaErrorMemoryAllocation ? "out of memory" : "emulated error";
-}
-inline cudaError_t cudaDriverGetVersion(int* v) { return *v = CUDART_VERSION, cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int* n) { return *n = 1, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  *free = *total = size_t{1} << 33;
-  return cudaSuccess;
-}
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-inline cudaError_t cudaDeviceGetStreamPriorityRange(int* lowest, int* highest) {
-  *lowest = 0;
-  *highest = -5;
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned, int) {
-  return *s = reinterpret_cast<cudaStream_t>(1), cudaSuccess;
-}
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t* e, unsigned) {
-  return *e = reinterpret_cast<cudaEvent_t>(1), cudaSuccess;
-}
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
-                                   cudaStream_t) {
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
-}
-inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-inline cudaError_t cudaLaunchHostFunc(cudaStream_t, void (*fn)(void*), void* data) {
-  fn(data);
-  return cudaSuccess;
-}
+#include "native/cuda/emulate/runtime.h"

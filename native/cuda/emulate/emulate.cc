@@ -99,6 +99,10 @@ Machine& TheMachine() {
   return machine;
 }
 
+[[noreturn]] void Refuse(const char* what, const std::string& why) {
+  throw Error(ErrorCode::kDevice, std::string("cuda: ") + what + ": " + why);
+}
+
 void Yield(State state) {
   Machine& m = TheMachine();
   Fiber& f = m.fibers[m.current];
@@ -205,20 +209,22 @@ void RunBlock(Machine& m, bool backwards) {
 
 }  // namespace
 
+void CheckLaunch(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit,
+                 const char* what) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
+    Refuse(what, "a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
+                     std::to_string(grid.z) + " blocks");
+  }
+  if (threads < 1 || threads > 1024) Refuse(what, std::to_string(threads) + " threads in a block");
+  if (shared_bytes > shared_limit) {
+    Refuse(what, std::to_string(shared_bytes) + " bytes of shared memory, the device has " +
+                     std::to_string(shared_limit));
+  }
+}
+
 void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, const char* what,
          void (*body)(void*), void* closure) {
-  const auto refuse = [&](const std::string& why) {
-    throw Error(ErrorCode::kDevice, std::string("cuda: ") + what + ": " + why);
-  };
-  if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) {
-    refuse("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
-           std::to_string(grid.z) + " blocks");
-  }
-  if (threads < 1 || threads > 1024) refuse(std::to_string(threads) + " threads in a block");
-  if (shared_bytes > shared_limit) {
-    refuse(std::to_string(shared_bytes) + " bytes of shared memory, the device has " +
-           std::to_string(shared_limit));
-  }
+  CheckLaunch(grid, threads, shared_bytes, shared_limit, what);
   Machine& m = TheMachine();
   if (m.fibers.size() < static_cast<size_t>(threads)) {
     m.fibers.resize(threads);
@@ -237,7 +243,7 @@ void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, con
         place.block_index = {x, y, z};
         m.shared.assign(static_cast<size_t>(shared_bytes) + 2048, std::byte{0xff});
         RunBlock(m, count++ % 2 == 1);
-        if (!m.failure.empty()) refuse(m.failure);
+        if (!m.failure.empty()) Refuse(what, m.failure);
       }
     }
   }
@@ -319,64 +325,3 @@ void WaitCopies(int under_way) {
 }
 
 }  // namespace fuselm::emulate
-
-// ---------------------------------------------------------------------------------- runtime API
-
-namespace {
-
-constexpr size_t kPage = 4096;
-
-// Memory ends at a page nobody may touch (up to 16 bytes) and starts as NaN, so that a kernel that
-// leaves its tensors faults. The size stands in a page before it.
-size_t Rounded(size_t bytes) { return (std::max<size_t>(bytes, 1) + 15) / 16 * 16; }
-size_t Pages(size_t bytes) { return (Rounded(bytes) + kPage - 1) / kPage * kPage; }
-
-}  // namespace
-
-cudaError_t cudaMalloc(void** out, size_t bytes) {
-  *out = nullptr;
-  const size_t pages = Pages(bytes);
-  void* base = mmap(nullptr, kPage + pages + kPage, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
-  auto* start = static_cast<std::byte*>(base);
-  *reinterpret_cast<size_t*>(start) = bytes;
-  mprotect(start + kPage + pages, kPage, PROT_NONE);
-  std::memset(start + kPage, 0xff, pages);
-  *out = start + kPage + pages - Rounded(bytes);
-  return cudaSuccess;
-}
-
-cudaError_t cudaFree(void* memory) {
-  if (memory == nullptr) return cudaSuccess;
-  // The start is within the first page after the header.
-  const auto page = reinterpret_cast<uintptr_t>(memory) / kPage * kPage;
-  auto* base = reinterpret_cast<std::byte*>(page - kPage);
-  munmap(base, kPage + Pages(*reinterpret_cast<size_t*>(base)) + kPage);
-  return cudaSuccess;
-}
-
-cudaError_t cudaHostAlloc(void** out, size_t bytes, unsigned) {
-  *out = std::malloc(bytes);
-  return *out == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
-}
-
-cudaError_t cudaFreeHost(void* memory) {
-  std::free(memory);
-  return cudaSuccess;
-}
-
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* out, int) {
-  *out = cudaDeviceProp{};
-  // 90: kernels of Hopper, in their models
-  const char* compute = std::getenv("FUSELM_EMULATED_COMPUTE");
-  const int version = compute != nullptr ? std::atoi(compute) : 80;
-  out->major = version / 10;
-  out->minor = version % 10;
-  std::snprintf(out->name, sizeof(out->name), "sm_%d emulated on the CPU", version);
-  out->multiProcessorCount = 4;
-  out->l2CacheSize = 1 << 20;
-  out->totalGlobalMem = size_t{8} << 30;
-  out->sharedMemPerBlockOptin = (version >= 90 ? 227 : 163) << 10;
-  return cudaSuccess;
-}

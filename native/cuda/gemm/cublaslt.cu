@@ -17,6 +17,7 @@
 #include <string>
 
 #include "native/cuda/gemm/cublaslt_api.h"
+#include "native/cuda/life.cuh"
 
 namespace fuselm::cuda {
 namespace {
@@ -98,6 +99,7 @@ Library Open() {
     return out;
   }
   const size_t version = out.api.GetVersion();
+  EndCallsBeforeUnloading();
   out.usable = true;
   out.status = "cuBLASLt " + std::to_string(version / 10000) + "." +
                std::to_string(version / 100 % 100) + "." + std::to_string(version % 100) + " (" +
@@ -256,9 +258,12 @@ bool CublasLtGemm(const Arguments& in, const GemmProblem& p) {
   // held over the call: the descriptor holds the bias's address
   const std::lock_guard<std::mutex> lock(cache.mutex);
   void*& handle = cache.handles[in.device.ordinal];
-  if (handle == nullptr && api.Create(&handle) != cublaslt::kSuccess) {
-    handle = nullptr;
-    return false;
+  if (handle == nullptr) {
+    if (api.Create(&handle) != cublaslt::kSuccess) {
+      handle = nullptr;
+      return false;
+    }
+    EndCallsBeforeUnloading();  // it may have loaded more
   }
   auto at = cache.plans.find(key);
   if (at == cache.plans.end()) {
