@@ -62,6 +62,18 @@ __device__ __forceinline__ void LoadWeights(const void* w, bool narrow, int64_t 
   }
 }
 
+// Hides from the compiler that it has seen a pack before: what it would keep of it in registers, as
+// floats, costs a block, and with it loads under way.
+template <class Vector>
+__device__ __forceinline__ void Forget([[maybe_unused]] Vector& pack) {
+#ifdef __CUDA_ARCH__
+  if constexpr (sizeof(Vector) == 16) {
+    auto* const words = reinterpret_cast<uint32_t*>(&pack);
+    asm volatile("" : "+r"(words[0]), "+r"(words[1]), "+r"(words[2]), "+r"(words[3]));
+  }
+#endif
+}
+
 template <int kThreads>
 __device__ __forceinline__ float GroupSum(float x) {
   if constexpr (kThreads == kWarp) {
@@ -80,11 +92,13 @@ __device__ __forceinline__ void ForPacks(const Vector (&kept)[kKept], const Vect
     const int64_t p = lane + i * kThreads;
     if (p < packs) f(kept[i], p);
   }
+#pragma unroll(kKept > 1 ? 4 : 1)
   for (int64_t p = lane + kKept * kThreads; p < packs; p += kThreads) f(row[p], p);
 }
 
 template <class T, int kThreads, bool kVector, bool kLayer>
-__global__ void __launch_bounds__(kNormThreads) NormForwardRows(const NormForward args) {
+__global__ void __launch_bounds__(kNormThreads, 4)
+    NormForwardRows(const __grid_constant__ NormForward args) {
   constexpr int kPack = kVector ? 16 / sizeof(T) : 1, kKept = kKeptOf<kVector>;
   using Vector = Pack<T, kPack>;
   const int lane = threadIdx.x % kThreads;
@@ -127,6 +141,8 @@ __global__ void __launch_bounds__(kNormThreads) NormForwardRows(const NormForwar
       for (int k = 0; k < kPack; ++k) sum += ToFloat(a.v[k]);
     });
     mean = GroupSum<kThreads>(sum) / count;
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) Forget(kept[i]);
   }
   float squares = 0;
   ForPacks<kThreads, kKept>(kept, row, lane, packs, [&](const Vector& a, int64_t) {
@@ -137,6 +153,8 @@ __global__ void __launch_bounds__(kNormThreads) NormForwardRows(const NormForwar
     }
   });
   const float rstd = 1.0f / sqrtf(GroupSum<kThreads>(squares) / count + args.eps);
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) Forget(kept[i]);
   if (lane == 0) {
     if (kLayer && args.mean != nullptr) args.mean[r] = mean;
     if (args.rstd != nullptr) args.rstd[r] = rstd;
@@ -163,7 +181,8 @@ __global__ void __launch_bounds__(kNormThreads) NormForwardRows(const NormForwar
 // dx = dh + rstd (g - mean(g) - u mean(g u)) with g = w dy and u = (h - mean) rstd; without the
 // mean of g, and with a mean of 0, for the RMS norm.
 template <class T, int kThreads, bool kVector, bool kLayer>
-__global__ void __launch_bounds__(kNormThreads) NormBackwardRows(const NormBackward args) {
+__global__ void __launch_bounds__(kNormThreads, kLayer ? 1 : 2)
+    NormBackwardRows(const __grid_constant__ NormBackward args) {
   constexpr int kPack = kVector ? 16 / sizeof(T) : 1, kKept = kKeptOf<kVector>;
   constexpr int kGroups = kNormThreads / kThreads;
   using Vector = Pack<T, kPack>;
@@ -204,6 +223,8 @@ __global__ void __launch_bounds__(kNormThreads) NormBackwardRows(const NormBackw
     float shift = 0;
     if constexpr (kLayer) shift = GroupSum<kThreads>(g_sum) / count;
 
+#pragma unroll
+    for (int i = 0; i < kKept; ++i) Forget(kept_dy[i]), Forget(kept_h[i]);
     auto* dx = reinterpret_cast<Vector*>(args.dx.At<T>(r));
     const auto* dh = args.dh.data ? reinterpret_cast<const Vector*>(args.dh.At<T>(r)) : nullptr;
     const auto finish = [&](const Vector& d, const Vector& a, int64_t p) {
@@ -269,7 +290,8 @@ __global__ void __launch_bounds__(kNormThreads) NormBackwardRows(const NormBackw
 // Partial rows of the gradients of w and b where a row does not fit into registers: a thread a
 // column and chunk.
 template <class T, bool kLayer>
-__global__ void __launch_bounds__(kNormThreads) NormWeightGradient(const NormBackward args) {
+__global__ void __launch_bounds__(kNormThreads)
+    NormWeightGradient(const __grid_constant__ NormBackward args) {
   const int64_t column = static_cast<int64_t>(blockIdx.x) * kNormThreads + threadIdx.x;
   if (column >= args.n) return;
   const int64_t begin = blockIdx.y * args.chunk;

@@ -20,12 +20,13 @@ struct Border {
 };
 
 // By the first warp of the block, the same in all its lanes. kBuckets is a multiple of 32.
-template <int kBuckets>
-__device__ __forceinline__ Border FindBorder(const Mass* histogram, Mass target) {
+template <int kBuckets, class Count>
+__device__ __forceinline__ Border FindBorder(const Count* histogram, Mass target) {
   constexpr int kEach = kBuckets / kWarp;
   const int lane = threadIdx.x % kWarp, first = (kWarp - 1 - lane) * kEach;  // lane 0 has the top
   Mass mine = 0;
-  for (int b = 0; b < kEach; ++b) mine += histogram[first + b];
+  // each lane begins elsewhere, or all would ask one bank
+  for (int b = 0; b < kEach; ++b) mine += histogram[first + (b + lane) % kEach];
   Mass upto = mine;
 #pragma unroll
   for (int d = 1; d < kWarp; d *= 2) {

@@ -8,11 +8,11 @@
 // kOutputs = 2 returns Pack<float, 2>, and both outputs come first among the views. One that says
 // kVectors = false goes element by element: smaller code for what is rare.
 //
-// Work: a thread an item, grid-stride. Axes are sorted by the strides of the first view and merged,
-// so dense tensors have one. An item is a vector (16 bytes of the widest type) where the last axis
-// has unit stride, or repeats, in all views, and rows are cut evenly and aligned: dense tensors
-// with a tail, padded rows, a broadcast row or column. Otherwise an element. No shared memory. The
-// target is the device's copy bandwidth.
+// Work: a thread two vectors or one element at a time, grid-stride. Axes are sorted by the strides
+// of the first view and merged, so dense tensors have one. Items are vectors (16 bytes of the
+// widest type) where the last axis has unit stride, or repeats, in all views, and rows are cut
+// evenly and aligned: dense tensors with a tail, padded rows, a broadcast row or column. Otherwise
+// elements. No shared memory. The target is the device's copy bandwidth.
 #pragma once
 
 #include <algorithm>
@@ -20,7 +20,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "native/cuda/device.cuh"
+#include "native/cuda/axes.cuh"
 #include "native/cuda/kernel.cuh"
 
 namespace fuselm::cuda {
@@ -38,101 +38,6 @@ inline void RequireDType(const char* op, const View& v, DType d) {
     throw Error(ErrorCode::kShape,
                 std::string(op) + ": expected " + DTypeName(d) + ", received " + v.ToString());
   }
-}
-
-// n / d for n < 2^31 by a multiplication. Source: Granlund & Montgomery 1994, "Division by
-// invariant integers using multiplication".
-struct Divisor {
-  uint32_t multiplier, shift;
-
-  static Divisor Of(int64_t d) {
-    uint32_t shift = 0;
-    while ((int64_t{1} << shift) < d) ++shift;
-    if (d == 0 || shift > 31) return {};  // never asked
-    const uint64_t gap = (uint64_t{1} << shift) - static_cast<uint64_t>(d);
-    return {static_cast<uint32_t>((gap << 32) / static_cast<uint64_t>(d) + 1), shift};
-  }
-  __device__ __forceinline__ uint32_t Quotient(uint32_t n) const {
-    return (__umulhi(n, multiplier) + n) >> shift;
-  }
-};
-
-// Axes that N tensors are stepped along together.
-template <int N>
-struct Axes {
-  int32_t rank = 0;
-  int64_t count = 1;
-  int64_t size[kMaxRank] = {};
-  Divisor by[kMaxRank] = {};
-  int64_t stride[N][kMaxRank] = {};
-
-  // Adds an axis inside those before it, or makes it one with the last.
-  void Add(int64_t n, const int64_t (&strides)[N]) {
-    count *= n;
-    if (n == 1) return;
-    bool joins = rank > 0;
-    for (int t = 0; joins && t < N; ++t) joins = stride[t][rank - 1] == strides[t] * n;
-    const int at = joins ? rank - 1 : rank++;
-    size[at] = joins ? size[at] * n : n;
-    for (int t = 0; t < N; ++t) stride[t][at] = strides[t];
-  }
-  void Finish() {
-    for (int i = 0; i < rank; ++i) by[i] = Divisor::Of(size[i]);
-  }
-
-  // Offsets in elements of item i, row-major.
-  __device__ __forceinline__ void Locate(int64_t i, int64_t (&at)[N]) const {
-    if (count < int64_t{1} << 31) return LocateBelow31(static_cast<uint32_t>(i), at);
-#pragma unroll
-    for (int t = 0; t < N; ++t) at[t] = 0;
-    for (int axis = rank - 1; axis > 0; --axis) {
-      const int64_t next = i / size[axis], here = i - next * size[axis];
-#pragma unroll
-      for (int t = 0; t < N; ++t) at[t] += here * stride[t][axis];
-      i = next;
-    }
-#pragma unroll
-    for (int t = 0; t < N; ++t) at[t] += i * stride[t][0];
-  }
-  // The same for less than 2^31 items: a 64-bit division is a call, which costs registers.
-  __device__ __forceinline__ void LocateBelow31(uint32_t i, int64_t (&at)[N]) const {
-#pragma unroll
-    for (int t = 0; t < N; ++t) at[t] = 0;
-    for (int axis = rank - 1; axis > 0; --axis) {
-      const uint32_t next = by[axis].Quotient(i);
-      const int64_t here = i - next * static_cast<uint32_t>(size[axis]);
-#pragma unroll
-      for (int t = 0; t < N; ++t) at[t] += here * stride[t][axis];
-      i = next;
-    }
-#pragma unroll
-    for (int t = 0; t < N; ++t) at[t] += static_cast<int64_t>(i) * stride[t][0];
-  }
-};
-
-// Axis numbers of a view by falling stride, axes of one element left out; returns how many.
-inline int OrderAxes(const View& v, int (&order)[kMaxRank]) {
-  int n = 0;
-  for (int i = 0; i < v.rank; ++i) {
-    if (v.shape[i] == 1) continue;
-    int at = n++;
-    for (; at > 0 && v.stride[order[at - 1]] < v.stride[i]; --at) order[at] = order[at - 1];
-    order[at] = i;
-  }
-  return n;
-}
-
-template <int N>
-Axes<N> MergeAxes(const View* const (&views)[N]) {
-  Axes<N> axes;
-  int order[kMaxRank] = {};
-  const int n = OrderAxes(*views[0], order);
-  for (int i = 0; i < n; ++i) {
-    int64_t strides[N];
-    for (int t = 0; t < N; ++t) strides[t] = views[t]->stride[order[i]];
-    axes.Add(views[0]->shape[order[i]], strides);
-  }
-  return axes;
 }
 
 template <int N>
@@ -192,6 +97,9 @@ inline constexpr int kPackOf = static_cast<int>(16 / std::max({sizeof(T)...}));
 
 inline constexpr int kThreads = 256;
 inline constexpr int64_t kMaxBlocks = 1 << 18;
+// Of a thread in one step. A vector alone would leave the memory waiting for the next block.
+template <bool kVector>
+inline constexpr int kItems = kVector ? 2 : 1;
 
 template <class F>
 inline constexpr int kOutputs = 1;
@@ -246,24 +154,45 @@ __device__ __forceinline__ void Item(const Walk<N>& w, const F& f, const int64_t
   Store<kPack, Y>(w, f, at,
                   LoadItem<X, kPack>(w.data[kOut + I], at[kOut + I], w.repeats[kOut + I])...);
 }
+// Two, whose loads are under way at once.
+template <int kPack, class Y, class... X, class F, int N, size_t... I>
+__device__ __forceinline__ void TwoItems(const Walk<N>& w, const F& f, const int64_t (&at)[N],
+                                         const int64_t (&next)[N], std::index_sequence<I...>) {
+  constexpr int kOut = kOutputs<F>;
+  const auto second = [&](const Pack<X, kPack>&... x) {
+    const auto both = [&](const Pack<X, kPack>&... x2) {
+      Store<kPack, Y>(w, f, at, x...);
+      Store<kPack, Y>(w, f, next, x2...);
+    };
+    both(LoadItem<X, kPack>(w.data[kOut + I], next[kOut + I], w.repeats[kOut + I])...);
+  };
+  second(LoadItem<X, kPack>(w.data[kOut + I], at[kOut + I], w.repeats[kOut + I])...);
+}
 
 template <bool kVector, class F, class Y, class... X>
 __global__ void __launch_bounds__(kThreads)
     Kernel(const __grid_constant__ Walk<kOutputs<F> + static_cast<int>(sizeof...(X))> w,
            const F f) {
   constexpr int N = kOutputs<F> + static_cast<int>(sizeof...(X));
-  constexpr int kPack = kVector ? kPackOf<Y, X...> : 1;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  constexpr int kPack = kVector ? kPackOf<Y, X...> : 1, kEach = kItems<kVector>;
+  constexpr auto kInputs = std::index_sequence_for<X...>{};
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kThreads * kEach) + threadIdx.x;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * (kThreads * kEach);
   int64_t at[N];
   for (int64_t i = first; i < w.axes.count; i += step) {
     w.axes.Locate(i, at);
-    Item<kPack, Y, X...>(w, f, at, std::index_sequence_for<X...>{});
+    if (kEach == 2 && i + kThreads < w.axes.count) {
+      int64_t next[N];
+      w.axes.Locate(i + kThreads, next);
+      TwoItems<kPack, Y, X...>(w, f, at, next, kInputs);
+    } else {
+      Item<kPack, Y, X...>(w, f, at, kInputs);
+    }
   }
-  if (kVector && first < w.tail) {
+  if (kVector && blockIdx.x == 0 && threadIdx.x < w.tail) {
 #pragma unroll
-    for (int t = 0; t < N; ++t) at[t] = w.repeats[t] ? 0 : w.axes.count * kPack + first;
-    Item<1, Y, X...>(w, f, at, std::index_sequence_for<X...>{});
+    for (int t = 0; t < N; ++t) at[t] = w.repeats[t] ? 0 : w.axes.count * kPack + threadIdx.x;
+    Item<1, Y, X...>(w, f, at, kInputs);
   }
 }
 
@@ -291,13 +220,18 @@ void Pointwise(const Arguments& in, const char* op, const F& f, const View* cons
       kMayVectorize && Vectorize(w, views, pointwise::kOutputs<F>, pointwise::kPackOf<Y, X...>);
   w.axes.Finish();
   const int64_t items = std::max<int64_t>(w.axes.count, 1);
-  const Grid grid{dim3(static_cast<unsigned>(
-                      std::min(CeilDiv(items, pointwise::kThreads), pointwise::kMaxBlocks))),
-                  pointwise::kThreads};
+  const auto grid = [&](int each) {
+    const int64_t blocks = CeilDiv(items, pointwise::kThreads * each);
+    return Grid{dim3(static_cast<unsigned>(std::min(blocks, pointwise::kMaxBlocks))),
+                pointwise::kThreads};
+  };
   if constexpr (kMayVectorize) {
-    if (vector) return Launch(in, op, grid, pointwise::Kernel<true, F, Y, X...>, w, f);
+    if (vector) {
+      return Launch(in, op, grid(pointwise::kItems<true>), pointwise::Kernel<true, F, Y, X...>, w,
+                    f);
+    }
   }
-  Launch(in, op, grid, pointwise::Kernel<false, F, Y, X...>, w, f);
+  Launch(in, op, grid(1), pointwise::Kernel<false, F, Y, X...>, w, f);
 }
 
 }  // namespace fuselm::cuda

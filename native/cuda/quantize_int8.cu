@@ -1,10 +1,12 @@
 // Symmetric int8 by absolute maximum, per row or per group of neighbours in a row, and back.
 //
-// Quantizing: row.cuh's lanes share a group; it is read twice, the second time from cache, and
-// written byte by byte (a warp writes 32 in a row). Back: a thread 4 neighbours, or one where rows
-// or groups are not made of fours. Bandwidth-bound.
+// Quantizing: lanes share a group, as many as it has packs of 16 bytes up to a warp, a block of 256
+// for more than four packs a lane. A lane holds its first four between the search for the maximum
+// and the division, so memory is read once; what is longer is read again, from cache. Groups that
+// are not 16-byte aligned go by single elements. Back: a thread 16 bytes of the result, or one
+// element. Shared memory: 32 bytes. Moves each array once: the target is copy bandwidth.
 #include "native/cuda/quantize_int8.cuh"
-#include "native/cuda/row.cuh"
+#include "native/cuda/rows.cuh"
 
 namespace fuselm::cuda {
 namespace {
@@ -24,50 +26,103 @@ Groups GroupsOf(const char* what, const View& matrix, const View& scales, int64_
   return {rows, columns, group == 0 ? columns : group, count};
 }
 
-// Largest of all lanes of a row. With 256 lanes it contains barriers.
-__device__ __forceinline__ uint32_t RowMaxBits(const RowPlace& at, uint32_t bits) {
-#pragma unroll
-  for (int d = kWarp / 2; d > 0; d /= 2) {
-    const uint32_t other = __shfl_xor_sync(kFullMask, bits, d);
-    bits = bits > other ? bits : other;
-  }
-  if (at.lanes == kWarp) return bits;
-  __shared__ uint32_t parts[kRowThreads / kWarp];
-  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = bits;
-  __syncthreads();
-  for (int w = 0; w < kRowThreads / kWarp; ++w) bits = bits > parts[w] ? bits : parts[w];
-  return bits;
+constexpr int kThreads = 256;
+// Packs of a group that a lane keeps; by single elements, one.
+template <bool kVector>
+constexpr int kKeptOf = kVector ? 4 : 1;
+
+struct QuantizeArgs {
+  const void* w;
+  int8_t* values;
+  float* scales;
+  ScaleSteps steps;
+  int64_t step, out_step;
+  Groups groups;
+  Divisor by_count;
+  int lanes;
+};
+
+// x / scale, correctly rounded: a product and its residual (Markstein 1990), three operations for a
+// division's ten and its call. `inverse` is 1 / scale, and neither over- nor underflows.
+__device__ __forceinline__ float Quotient(float x, float scale, float inverse) {
+  const float q = x * inverse;
+  return fmaf(fmaf(-q, scale, x), inverse, q);
 }
 
-template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    QuantizeGroups(const T* w, int64_t step, const Groups g, int8_t* values, int64_t out_step,
-                   float* scales, const ScaleSteps steps, int lanes) {
-  const RowPlace at = RowPlace::Of(lanes);
-  if (at.row >= g.rows * g.count) return;
-  const int64_t row = at.row / g.count, group = at.row % g.count, first = group * g.size;
-  const int64_t n = first + g.size < g.columns ? g.size : g.columns - first;
-  const T* const x = w + row * step + first;
+template <class T, bool kVector>
+__global__ void __launch_bounds__(kThreads)
+    QuantizeGroups(const __grid_constant__ QuantizeArgs args) {
+  constexpr int kPack = kVector ? 16 / sizeof(T) : 1, kKept = kKeptOf<kVector>;
+  using Vector = Pack<T, kPack>;
+  const Groups& g = args.groups;
+  const int lanes = args.lanes, lane = static_cast<int>(threadIdx.x) % lanes;
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * (kThreads / lanes) + threadIdx.x / lanes;
+  // A warp stays whole: lanes past the last group take the first again, and write nothing.
+  const bool live = item < g.rows * g.count;
+  const uint32_t index = live ? static_cast<uint32_t>(item) : 0;
+  const int64_t row = args.by_count.Quotient(index), group = index - row * g.count;
+  const int64_t first = group * g.size;
+  const int64_t n = first + g.size < g.columns ? g.size : g.columns - first, packs = n / kPack;
+  const auto* const x =
+      reinterpret_cast<const Vector*>(static_cast<const T*>(args.w) + row * args.step + first);
+  Vector kept[kKept] = {};
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int64_t p = lane + i * lanes;
+    if (p < packs) kept[i] = x[p];
+  }
   // Magnitudes as bits: they order as the numbers do, and above them infinity, then NaN.
   uint32_t most = 0;
-  ReadRow(
-      at, n,
-      [&](int64_t, float v) {
-        const uint32_t bits = __float_as_uint(v) & 0x7fffffffu;
-        most = most > bits ? most : bits;
-      },
-      x);
-  most = RowMaxBits(at, most);
-  // 1 for zeros (and for what is too small for a float32 scale), NaN when a value is not finite
-  float scale = __uint_as_float(most) / 127.0f;
-  if (scale == 0) scale = 1;
-  if (most >= 0x7f800000u) scale = __uint_as_float(0x7fc00000u);
-  if (at.lane == 0) scales[row * steps.row + group * steps.group] = scale;
-  int8_t* const out = values + row * out_step + first;
-  for (int64_t i = at.lane; i < n; i += at.lanes) {
-    const float q = fminf(fmaxf(rintf(ToFloat(x[i]) / scale), -127.0f), 127.0f);
-    out[i] = scale > 0 ? static_cast<int8_t>(q) : static_cast<int8_t>(0);
+  const auto add = [&](const Vector& a) {
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const uint32_t bits = __float_as_uint(ToFloat(a.v[k])) & 0x7fffffffu;
+      most = most > bits ? most : bits;
+    }
+  };
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) add(kept[i]);
+  for (int64_t p = lane + kKept * lanes; p < packs; p += lanes) add(x[p]);
+  for (int d = (lanes < kWarp ? lanes : kWarp) / 2; d > 0; d /= 2) {
+    const uint32_t other = __shfl_xor_sync(kFullMask, most, d);
+    most = most > other ? most : other;
   }
+  if (lanes > kWarp) {
+    __shared__ uint32_t parts[kThreads / kWarp];
+    if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = most;
+    __syncthreads();
+#pragma unroll
+    for (int w = 0; w < kThreads / kWarp; ++w) most = most > parts[w] ? most : parts[w];
+  }
+  if (!live) return;
+  // 1 for zeros (and for what is too small for a float32 scale), NaN when a value is not finite. A
+  // power of two on both sides of a division keeps its residual from underflow.
+  const float largest = __uint_as_float(most), up = largest < 0x1p-50f ? 0x1p64f : 1.0f;
+  float scale = Quotient(largest * up, 127.0f, 1.0f / 127.0f) * (up > 1 ? 0x1p-64f : 1.0f);
+  if (scale == 0) scale = 1;
+  const bool finite = most < 0x7f800000u;
+  if (!finite) scale = __uint_as_float(0x7fc00000u);
+  if (lane == 0) args.scales[row * args.steps.row + group * args.steps.group] = scale;
+  const float divisor = scale * up, rough = __fdividef(1.0f, divisor);
+  const float inverse = fmaf(fmaf(-divisor, rough, 1.0f), rough, rough);
+  auto* const out =
+      reinterpret_cast<Pack<int8_t, kPack>*>(args.values + row * args.out_step + first);
+  const auto store = [&](const Vector& a, int64_t p) {
+    Pack<int8_t, kPack> to;
+#pragma unroll
+    for (int k = 0; k < kPack; ++k) {
+      const float ratio = Quotient(ToFloat(a.v[k]) * up, divisor, inverse);
+      const float q = fminf(fmaxf(rintf(ratio), -127.0f), 127.0f);
+      to.v[k] = finite ? static_cast<int8_t>(q) : static_cast<int8_t>(0);
+    }
+    out[p] = to;
+  };
+#pragma unroll
+  for (int i = 0; i < kKept; ++i) {
+    const int64_t p = lane + i * lanes;
+    if (p < packs) store(kept[i], p);
+  }
+  for (int64_t p = lane + kKept * lanes; p < packs; p += lanes) store(x[p], p);
 }
 
 // 0 w, 1 values, 2 scales; [group]
@@ -83,14 +138,28 @@ void Quantize(const Arguments& in) {
                values.as<int8_t>(), g.columns, in[2].as<float>(), {g.count, 1});
 }
 
+struct DequantizeArgs {
+  const int8_t* values;
+  const float* scales;
+  void* w;
+  int64_t items, per_row, count;  // items: packs; count: groups of a row
+  Divisor by_row, by_group;       // packs of each
+  int64_t per_group;
+};
+
 template <class T, int kPack>
-__global__ void __launch_bounds__(kRowThreads)
-    DequantizeItems(const int8_t* values, const float* scales, const Groups g, T* w) {
-  const int64_t i = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) * kPack;
-  if (i >= g.rows * g.columns) return;
-  const int64_t row = i / g.columns, column = i - row * g.columns;
-  const float scale = scales[row * g.count + column / g.size];
-  const auto from = *reinterpret_cast<const Pack<int8_t, kPack>*>(values + i);
+__global__ void __launch_bounds__(kThreads)
+    DequantizeItems(const __grid_constant__ DequantizeArgs args) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= args.items) return;
+  // 32 bits where they do: a 64-bit division is a call
+  const bool narrow = args.items < int64_t{1} << 31;
+  const int64_t row = narrow ? args.by_row.Quotient(static_cast<uint32_t>(i)) : i / args.per_row;
+  const int64_t at = i - row * args.per_row;
+  const int64_t group =
+      narrow ? args.by_group.Quotient(static_cast<uint32_t>(at)) : at / args.per_group;
+  const float scale = args.scales[row * args.count + group];
+  const auto from = reinterpret_cast<const Pack<int8_t, kPack>*>(args.values)[i];
   Pack<T, kPack> to;
 #pragma unroll
   for (int k = 0; k < kPack; ++k) {
@@ -100,7 +169,7 @@ __global__ void __launch_bounds__(kRowThreads)
       to.v[k] = FromFloat<T>(static_cast<float>(from.v[k]) * scale);
     }
   }
-  *reinterpret_cast<Pack<T, kPack>*>(w + i) = to;
+  static_cast<Pack<T, kPack>*>(args.w)[i] = to;
 }
 
 // 0 values, 1 scales, 2 w; [group, dtype]
@@ -113,15 +182,24 @@ void Dequantize(const Arguments& in) {
           ErrorCode::kShape, kFit);
   const int64_t n = g.rows * g.columns;
   if (n == 0) return;
-  const bool fours = g.columns % 4 == 0 && g.size % 4 == 0 &&
-                     reinterpret_cast<uintptr_t>(values.data) % 4 == 0 &&
-                     reinterpret_cast<uintptr_t>(w.data) % (4 * ItemSize(w.dtype)) == 0;
-  const int64_t blocks = CeilDiv(fours ? n / 4 : n, kRowThreads);
-  Require(blocks < int64_t{1} << 31, ErrorCode::kShape, "dequantize_int8: more than 2^31 blocks");
-  const Grid grid{dim3(static_cast<unsigned>(blocks)), kRowThreads};
   DispatchFloat64(w.dtype, [&]<class T>() {
-    Launch(in, "dequantize_int8", grid, fours ? DequantizeItems<T, 4> : DequantizeItems<T, 1>,
-           values.as<int8_t>(), in[1].as<float>(), g, w.as<T>());
+    constexpr int kPack = 16 / sizeof(T);
+    const bool vector = g.columns % kPack == 0 && g.size % kPack == 0 &&
+                        reinterpret_cast<uintptr_t>(values.data) % kPack == 0 && Aligned16(w.data);
+    const int64_t pack = vector ? kPack : 1;
+    const DequantizeArgs args{values.as<int8_t>(),
+                              in[1].as<float>(),
+                              w.data,
+                              n / pack,
+                              g.columns / pack,
+                              g.count,
+                              Divisor::Of(g.columns / pack),
+                              Divisor::Of(g.size / pack),
+                              g.size / pack};
+    const int64_t blocks = CeilDiv(args.items, kThreads);
+    Require(blocks < int64_t{1} << 31, ErrorCode::kShape, "dequantize_int8: more than 2^31 blocks");
+    Launch(in, "dequantize_int8", {dim3(static_cast<unsigned>(blocks)), kThreads},
+           vector ? DequantizeItems<T, kPack> : DequantizeItems<T, 1>, args);
   });
 }
 
@@ -135,11 +213,22 @@ void QuantizeRows(const Arguments& in, const char* what, DType dtype, const void
                   float* scales, ScaleSteps steps) {
   const Groups g{rows, columns, group == 0 ? columns : group,
                  group == 0 ? 1 : CeilDiv(columns, group)};
-  if (g.rows * g.count == 0) return;
-  const int lanes = RowLanes(g.size);
+  const int64_t items = g.rows * g.count;
+  if (items == 0) return;
+  Require(items < int64_t{1} << 31, ErrorCode::kShape, "quantize_int8: at most 2^31 - 1 groups");
   DispatchFloat(dtype, [&]<class T>() {
-    Launch(in, what, RowGrid(g.rows * g.count, lanes), QuantizeGroups<T>, static_cast<const T*>(w),
-           step, g, values, out_step, scales, steps, lanes);
+    constexpr int64_t kPack = 16 / sizeof(T);
+    const bool vector = Aligned16(w) && step % kPack == 0 && g.columns % kPack == 0 &&
+                        g.size % kPack == 0 && out_step % kPack == 0 &&
+                        reinterpret_cast<uintptr_t>(values) % kPack == 0;
+    const int64_t packs = vector ? g.size / kPack : g.size;
+    int lanes = 1;
+    while (lanes < packs && lanes < kWarp) lanes *= 2;
+    if (packs > int64_t{kKeptOf<true>} * kWarp) lanes = kThreads;
+    const QuantizeArgs args{w,    values, scales, steps, step, out_step, g, Divisor::Of(g.count),
+                            lanes};
+    const Grid grid{dim3(static_cast<unsigned>(CeilDiv(items, kThreads / lanes))), kThreads};
+    Launch(in, what, grid, vector ? QuantizeGroups<T, true> : QuantizeGroups<T, false>, args);
   });
 }
 

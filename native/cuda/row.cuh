@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "native/cuda/pointwise.cuh"
+#include "native/cuda/rows.cuh"
 
 namespace fuselm::cuda {
 
@@ -28,25 +28,6 @@ inline Grid RowGrid(int64_t rows, int lanes) {
   const int64_t blocks = CeilDiv(rows, kRowThreads / lanes);
   Require(rows < int64_t{1} << 31, ErrorCode::kShape, "at most 2^31 - 1 rows");
   return {dim3(static_cast<unsigned>(blocks)), kRowThreads};
-}
-
-// Where the rows of a view begin.
-struct RowsOf {
-  Axes<1> axes;
-  void* data;
-
-  template <class T>
-  __device__ __forceinline__ T* Row(int64_t r) const {
-    int64_t at[1];
-    axes.LocateBelow31(static_cast<uint32_t>(r), at);
-    return static_cast<T*>(data) + at[0];
-  }
-};
-inline RowsOf ToRowsOf(const View& v) {
-  RowsOf rows{{}, v.data};
-  for (int i = 0; i + 1 < v.rank; ++i) rows.axes.Add(v.shape[i], {v.stride[i]});
-  rows.axes.Finish();
-  return rows;
 }
 
 // Elements before the first that starts a vector of kPack in all rows; n where there is none.

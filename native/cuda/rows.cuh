@@ -2,51 +2,29 @@
 // strides of the axes before, which are merged on the host so that the usual case is r * stride.
 #pragma once
 
-#include "native/cuda/device.cuh"
+#include "native/cuda/axes.cuh"
 #include "native/cuda/kernel.cuh"
 
 namespace fuselm::cuda {
 
 struct Rows {
   void* data = nullptr;  // null when the argument is absent
-  int32_t axes = 1;      // merged axes before the last, at least 1
-  int64_t shape[kMaxRank - 1] = {};
-  int64_t stride[kMaxRank - 1] = {};  // in elements
+  Axes<1> axes;          // those before the last
 
+  // Rows are fewer than 2^31. A kernel has its Rows in a __grid_constant__ parameter, or indexing
+  // them would copy it to local memory.
   template <class T>
   __device__ __forceinline__ T* At(int64_t r) const {
-    int64_t offset = 0;
-    if (axes > 1) {
-      auto rest = static_cast<uint32_t>(r);  // a 64-bit division is a call
-#pragma unroll
-      for (int axis = kMaxRank - 2; axis >= 1; --axis) {
-        if (axis >= axes) continue;  // unrolled: a run-time index would go to local memory
-        const auto size = static_cast<uint32_t>(shape[axis]);
-        offset += rest % size * stride[axis];
-        rest /= size;
-      }
-      r = rest;
-    }
-    return static_cast<T*>(data) + offset + r * stride[0];
+    int64_t at[1];
+    axes.LocateBelow31(static_cast<uint32_t>(r), at);
+    return static_cast<T*>(data) + at[0];
   }
 };
 
 inline Rows ToRows(const View& view) {
-  Rows rows{};
-  rows.data = view.data;
-  int count = 0;
-  for (int i = 0; i + 1 < view.rank; ++i) {
-    if (view.shape[i] == 1) continue;
-    if (count > 0 && rows.stride[count - 1] == view.shape[i] * view.stride[i]) {
-      rows.shape[count - 1] *= view.shape[i];
-      rows.stride[count - 1] = view.stride[i];
-    } else {
-      rows.shape[count] = view.shape[i];
-      rows.stride[count++] = view.stride[i];
-    }
-  }
-  rows.axes = count > 0 ? count : 1;
-  if (count == 0) rows.shape[0] = 1;
+  Rows rows{view.data, {}};
+  for (int i = 0; i + 1 < view.rank; ++i) rows.axes.Add(view.shape[i], {view.stride[i]});
+  rows.axes.Finish();
   return rows;
 }
 
@@ -62,10 +40,10 @@ inline bool RowsAligned16(const View& view) {
   return true;
 }
 
-// [..., n], dense in the last axis, `rows` of them, below 2^32
+// [..., n], dense in the last axis, `rows` of them, fewer than 2^31
 inline bool IsRows(const View& v, DType dtype, int64_t rows, int64_t n) {
   return v.rank >= 1 && v.dtype == dtype && v.dim(-1) == n && v.rows() == rows &&
-         rows <= 0xffffffff && (n <= 1 || v.step(-1) == 1);
+         rows < int64_t{1} << 31 && (n <= 1 || v.step(-1) == 1);
 }
 
 }  // namespace fuselm::cuda

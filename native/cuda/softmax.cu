@@ -13,7 +13,7 @@ namespace {
 
 // x and y for a forward pass, y, dy and dx for a backward one.
 struct Problem {
-  RowsOf a, b, out;
+  Rows a, b, out;
   int64_t rows, n;
   int lanes;
 };
@@ -22,8 +22,8 @@ template <class T, bool kLog>
 __global__ void __launch_bounds__(kRowThreads) ForwardRows(const __grid_constant__ Problem p) {
   const RowPlace at = RowPlace::Of(p.lanes);
   if (at.row >= p.rows) return;
-  const T* const x = p.a.Row<T>(at.row);
-  T* const y = p.out.Row<T>(at.row);
+  const T* const x = p.a.At<T>(at.row);
+  T* const y = p.out.At<T>(at.row);
   const ExpSum<T> all = ExpSumOf<T>(at, p.n, x);
   if constexpr (kLog) {
     const float rest = logf(all.sum);
@@ -40,8 +40,8 @@ template <class T, bool kLog>
 __global__ void __launch_bounds__(kRowThreads) BackwardRows(const __grid_constant__ Problem p) {
   const RowPlace at = RowPlace::Of(p.lanes);
   if (at.row >= p.rows) return;
-  const T *const dy = p.a.Row<T>(at.row), *const y = p.b.Row<T>(at.row);
-  T* const dx = p.out.Row<T>(at.row);
+  const T *const dy = p.a.At<T>(at.row), *const y = p.b.At<T>(at.row);
+  T* const dx = p.out.At<T>(at.row);
   float sum = 0;
   if constexpr (kLog) {
     ReadRow(
@@ -81,7 +81,7 @@ void Forward(const Arguments& in) {
   const char* const op = kLog ? "log_softmax" : "softmax";
   const int64_t n = RequireLogits(op, in), rows = in[0].rows();
   if (rows == 0) return;
-  const Problem p{ToRowsOf(in[0]), {}, ToRowsOf(in[1]), rows, n, RowLanes(n)};
+  const Problem p{ToRows(in[0]), {}, ToRows(in[1]), rows, n, RowLanes(n)};
   DispatchFloat(in[0].dtype, [&]<class T>() {
     Launch(in, op, RowGrid(rows, p.lanes), ForwardRows<T, kLog>, p);
   });
@@ -92,7 +92,7 @@ void Backward(const Arguments& in) {
   const char* const op = kLog ? "log_softmax.backward" : "softmax.backward";
   const int64_t n = RequireLogits(op, in), rows = in[0].rows();
   if (rows == 0) return;
-  const Problem p{ToRowsOf(in[0]), ToRowsOf(in[1]), ToRowsOf(in[2]), rows, n, RowLanes(n)};
+  const Problem p{ToRows(in[0]), ToRows(in[1]), ToRows(in[2]), rows, n, RowLanes(n)};
   DispatchFloat(in[0].dtype, [&]<class T>() {
     Launch(in, op, RowGrid(rows, p.lanes), BackwardRows<T, kLog>, p);
   });

@@ -5,7 +5,7 @@
 // is searched by digits of 8 bits from the top, each a pass over the row (from cache) that ends the
 // search once a bucket is taken whole: one to four passes for floats that differ. Entries kept are
 // gathered in any order, then sorted (bitonic): in shared memory up to 4096 of them, 32 KiB, else
-// in a workspace. Shared: 2 KiB of counts beside it.
+// in a workspace. Shared: 1 KiB of counts beside it.
 #include "native/cuda/ordered.cuh"
 #include "native/cuda/row.cuh"
 
@@ -16,7 +16,7 @@ constexpr int64_t kInShared = 4096;
 constexpr int kDigits = 256;
 
 struct Problem {
-  RowsOf x;
+  Rows x;
   int64_t size, k, padded;  // padded: k rounded up to a power of two
   void* values;
   int32_t* indices;
@@ -32,12 +32,13 @@ __device__ __forceinline__ Mass Entry(float value, int64_t index) {
 template <class T>
 __global__ void __launch_bounds__(1024) TopKRows(const __grid_constant__ Problem p) {
   FUSELM_DYNAMIC_SHARED(Mass, sorted_here);
-  __shared__ Mass histogram[kDigits];
+  __shared__ uint32_t histogram[kDigits];
   __shared__ Mass prefix, remaining;
   __shared__ int found, taken;
-  const T* const x = p.x.Row<T>(blockIdx.x);
+  const T* const x = p.x.At<T>(blockIdx.x);
   Mass* const sorted = p.room == nullptr ? sorted_here : p.room + blockIdx.x * p.padded;
   const int thread = threadIdx.x, threads = blockDim.x;
+  const RowPlace at{blockIdx.x, thread, threads};
   if (thread == 0) {
     prefix = 0;
     remaining = static_cast<Mass>(p.k);
@@ -48,11 +49,15 @@ __global__ void __launch_bounds__(1024) TopKRows(const __grid_constant__ Problem
     for (int b = thread; b < kDigits; b += threads) histogram[b] = 0;
     __syncthreads();
     if (found) break;
-    for (int64_t i = thread; i < p.size; i += threads) {
-      const Mass entry = Entry(ToFloat(x[i]), i);
-      if (shift < 56 && entry >> (shift + 8) != prefix >> (shift + 8)) continue;
-      atomicAdd(&histogram[entry >> shift & (kDigits - 1)], Mass{1});
-    }
+    const Mass top = prefix;
+    ReadRow(
+        at, p.size,
+        [&](int64_t i, float v) {
+          const Mass entry = Entry(v, i);
+          if (shift < 56 && entry >> (shift + 8) != top >> (shift + 8)) return;
+          atomicAdd(&histogram[entry >> shift & (kDigits - 1)], 1u);
+        },
+        x);
     __syncthreads();
     if (thread < kWarp) {
       const Mass wanted = remaining;
@@ -67,10 +72,13 @@ __global__ void __launch_bounds__(1024) TopKRows(const __grid_constant__ Problem
   }
   __syncthreads();
   const Mass least = prefix;
-  for (int64_t i = thread; i < p.size; i += threads) {
-    const Mass entry = Entry(ToFloat(x[i]), i);
-    if (entry >= least) sorted[atomicAdd(&taken, 1)] = entry;
-  }
+  ReadRow(
+      at, p.size,
+      [&](int64_t i, float v) {
+        const Mass entry = Entry(v, i);
+        if (entry >= least) sorted[atomicAdd(&taken, 1)] = entry;
+      },
+      x);
   // Bitonic, largest first.
   for (int64_t run = 2; run <= p.padded; run *= 2) {
     for (int64_t apart = run / 2; apart > 0; apart /= 2) {
@@ -109,7 +117,7 @@ void TopK(const Arguments& in) {
   int64_t padded = 1;
   while (padded < k) padded *= 2;
   const bool shared = padded <= kInShared;
-  const Problem p{ToRowsOf(x),
+  const Problem p{ToRows(x),
                   size,
                   k,
                   padded,

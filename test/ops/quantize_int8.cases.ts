@@ -64,6 +64,11 @@ export default [
         dtypes: ['f32'],
       },
       { name: 'large', inputs: { w: [300, 513] }, attributes: { group: 128 } },
+      ...[1501, 1536, 9216].map((n) => ({
+        name: `long rows, K ${n}`,
+        inputs: { w: [2, n] },
+        attributes: { group: 0 },
+      })),
       { name: 'no rows', inputs: { w: [0, 8] }, attributes: { group: 0 } },
       { name: 'no columns', inputs: { w: [3, 0] }, attributes: { group: 0 } },
       { name: 'no columns, in groups', inputs: { w: [3, 0] }, attributes: { group: 32 } },

@@ -232,9 +232,9 @@ void Int8GemmDynamic(const Arguments& in, const char* what, const Int8Problem& p
   const int64_t stride = CeilDiv(std::max<int64_t>(p.w.k, 1), 16) * 16, groups = p.w.groups();
   int8_t* const values = in.Workspace<int8_t>(p.m * stride);
   float* const x_scales = in.Workspace<float>(p.m * groups + 1);
-  if (p.w.k > 0)
-    QuantizeRows(in, what, p.dtype, p.x, p.x_stride, p.m, p.w.k, p.w.group, values, stride,
-                 x_scales, {1, p.m});
+  // also for K = 0, where the scales of rows are still read
+  QuantizeRows(in, what, p.dtype, p.x, p.x_stride, p.m, p.w.k, p.w.group, values, stride, x_scales,
+               {1, p.m});
   Int8Product args{};
   args.out = Int8Output(p.y, p.dtype, p.m, p.w.n, p.bias);
   args.x = {values, stride, args.out.m};
