@@ -28,6 +28,18 @@ export default defineCases(sampleOp, {
     { name: 'top p', inputs: call(33, 127), attributes: { ...plain, topP: 0.9 } },
     { name: 'top p keeps at least one', inputs: call(17, 17), attributes: { ...plain, topP: 1e-9 } },
     { name: 'both', inputs: call(33, 63), attributes: { ...plain, temperature: 0.9, topK: 20, topP: 0.6 } },
+    { name: 'top p of nearly equal ones', inputs: call(9, 127, 0.05), attributes: { ...plain, topP: 0.5 } },
+    {
+      name: 'top p that cuts far below',
+      inputs: call(9, 127, 12),
+      attributes: { ...plain, topP: 1 - 1e-12 },
+    },
+    { name: 'a large vocabulary', inputs: call(1, 1501), attributes: { ...plain, topP: 0.9 } },
+    {
+      name: 'a large vocabulary, both',
+      inputs: call(1, 2102, 6),
+      attributes: { ...plain, temperature: 1.5, topK: 300, topP: 0.95 },
+    },
     { name: 'min p', inputs: call(33, 127), attributes: { ...plain, minP: 0.2 } },
     { name: 'min p 1 is greedy', inputs: call(17, 65), attributes: { ...plain, minP: 1 } },
     {
