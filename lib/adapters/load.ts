@@ -12,6 +12,7 @@ import { empty } from '../ops/create.ts'
 import { max } from '../ops/reduce.ts'
 import { abs } from '../ops/unary.ts'
 import { FormatError } from '../runtime/errors.ts'
+import { checkPath } from '../runtime/options.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { keep, scope } from '../tensor/scope.ts'
 import { LoraAdapter } from './adapter.ts'
@@ -32,7 +33,7 @@ export async function loadAdapter(
   folder: string,
   { base = null }: { readonly base?: string | null } = {},
 ): Promise<LoraAdapter> {
-  const path = join(folder, CONFIG)
+  const path = join(checkPath('loadAdapter', 'folder', folder), CONFIG)
   const config = readPeftConfig(path, await readJsonObject(path))
   const copies = await checkFile(model, folder, config)
   await checkBase(join(folder, WEIGHTS), copies)

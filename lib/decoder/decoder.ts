@@ -5,7 +5,7 @@ import { basename, join, resolve } from 'node:path'
 import type { LoraAdapter } from '../adapters/adapter.ts'
 import type { LoraOptions } from '../adapters/config.ts'
 import type { Lease } from '../adapters/publication.ts'
-import type { TextDataset } from '../data/dataset.ts'
+import { TextDataset } from '../data/dataset.ts'
 import type { Batch } from '../data/rows.ts'
 import {
   type Completion,
@@ -17,6 +17,7 @@ import {
 } from '../generate/generation.ts'
 import {
   completeGenerateOptions,
+  GENERATE_OPTIONS,
   type GenerateOptions,
   type GenerateSettings,
   type GenerationDefaults,
@@ -29,7 +30,7 @@ import '../models/index.ts' // families register themselves
 import '../quant/compressed-tensors.ts' // registers itself
 import { Int8Weight, type Int8WeightOptions } from '../quant/int8.ts'
 import { ConfigError, FormatError, ValueError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
+import { checkInteger, checkOptions, checkPath, checkSignal, shown } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { ChatMessage } from '../tokenizer/chat-template.ts'
 import { Tokenizer } from '../tokenizer/tokenizer.ts'
@@ -43,7 +44,8 @@ import {
 } from './generation-config.ts'
 import { Session, type SessionOptions } from './session.ts'
 
-export type Prompt = string | readonly ChatMessage[] | Int32Array
+/** A text, the messages of a conversation, or token ids (such as a {@link Completion}'s). */
+export type Prompt = string | readonly ChatMessage[] | Int32Array | readonly number[]
 
 export interface DecoderOptions extends ModelOptions {
   readonly tokenizer: Tokenizer
@@ -86,6 +88,10 @@ export interface EvaluateOptions {
   readonly signal?: AbortSignal
 }
 
+function isIds(prompt: Prompt): prompt is readonly number[] {
+  return Array.isArray(prompt) && typeof (prompt[0] ?? 0) === 'number'
+}
+
 /** A language model as an app uses it. */
 export class Decoder {
   readonly model: CausalLm
@@ -112,7 +118,8 @@ export class Decoder {
    * @param shape `vocabSize` is the tokenizer's when left out
    * @throws ConfigError naming a key that is not known or cannot be
    */
-  static create(shape: ArchitectureOptions, { tokenizer, ...options }: DecoderOptions): Decoder {
+  static create(shape: ArchitectureOptions, given: DecoderOptions): Decoder {
+    const { tokenizer, ...options } = given ?? {}
     if (!(tokenizer instanceof Tokenizer)) {
       throw new ConfigError(`Decoder.create: tokenizer must be a Tokenizer, received ${shown(tokenizer)}`)
     }
@@ -146,9 +153,7 @@ export class Decoder {
    */
   static async load(folder: string, options: LoadDecoderOptions = {}): Promise<Decoder> {
     checkOptions('Decoder.load', options, LOAD_OPTIONS)
-    if (typeof folder !== 'string') {
-      throw new ConfigError(`Decoder.load: folder must be a path, received ${shown(folder)}`)
-    }
+    checkPath('Decoder.load', 'folder', folder)
     checkSignal('Decoder.load', options.signal)
     const { weights = 'as saved', ...modelOptions } = options
     const { signal } = options
@@ -203,6 +208,7 @@ export class Decoder {
   /** Writes a folder that {@link Decoder.load} and Hugging Face read. */
   async save(folder: string): Promise<void> {
     this.model.checkAlive('Decoder.save')
+    checkPath('Decoder.save', 'folder', folder)
     await saveModel(this.model, folder)
     await this.saveTokens(folder)
   }
@@ -231,11 +237,9 @@ export class Decoder {
    * may be given: at most `maxPositionEmbeddings` in all.
    */
   generate(prompt: Prompt, options: DecoderGenerateOptions = {}): Generation {
+    checkOptions('Decoder.generate', options, [...GENERATE_OPTIONS, 'adapter'])
     const { adapter: choice, ...rest } = options
-    const settings = completeGenerateOptions('Decoder.generate', rest, {
-      defaults: this.generationDefaults,
-      others: ['adapter'],
-    })
+    const settings = completeGenerateOptions('Decoder.generate', rest, this.generationDefaults)
     const adapter = this.#adapters.find('Decoder.generate', choice)
     return new Generation(
       async function* (this: Decoder): AsyncGenerator<GeneratedPiece, Completion, void> {
@@ -264,11 +268,9 @@ export class Decoder {
    */
   async generateBatch(prompts: readonly Prompt[], options: BatchOptions = {}): Promise<Completion[]> {
     const where = 'Decoder.generateBatch'
+    checkOptions(where, options, [...GENERATE_OPTIONS, 'adapter', 'adapters'])
     const { adapter = null, adapters, ...rest } = options
-    const settings = completeGenerateOptions(where, rest, {
-      defaults: this.generationDefaults,
-      others: ['adapter', 'adapters'],
-    })
+    const settings = completeGenerateOptions(where, rest, this.generationDefaults)
     if (!Array.isArray(prompts))
       throw new ValueError(`${where}: prompts must be a list, received ${shown(prompts)}`)
     if (adapters !== undefined && (!Array.isArray(adapters) || adapters.length !== prompts.length)) {
@@ -348,6 +350,7 @@ export class Decoder {
    * @throws ConfigError, ValueError naming the option, a name that is taken, or targets that match nothing
    */
   addAdapter(name: string, options: LoraOptions = {}): LoraAdapter {
+    this.model.checkAlive('Decoder.addAdapter')
     return this.#adapters.add(name, options, this.#folder)
   }
 
@@ -356,9 +359,10 @@ export class Decoder {
    * @param options name: the folder's own when left out
    * @throws ConfigError for a variant of LoRA that is not known; FormatError naming file and tensor
    */
-  loadAdapter(folder: string, options: { readonly name?: string } = {}): Promise<LoraAdapter> {
+  async loadAdapter(folder: string, options: { readonly name?: string } = {}): Promise<LoraAdapter> {
     checkOptions('Decoder.loadAdapter', options, ['name'])
-    const { name = basename(resolve(folder)) } = options
+    this.model.checkAlive('Decoder.loadAdapter')
+    const { name = basename(resolve(checkPath('Decoder.loadAdapter', 'folder', folder))) } = options
     return this.#adapters.load(name, folder, this.#folder)
   }
 
@@ -367,6 +371,9 @@ export class Decoder {
     checkOptions('Decoder.evaluate', options, ['batchSize', 'maxRows', 'adapter', 'signal'])
     const { batchSize = 8, maxRows } = options
     const signal = checkSignal('Decoder.evaluate', options.signal)
+    if (!(dataset instanceof TextDataset)) {
+      throw new ConfigError(`Decoder.evaluate: dataset must be a TextDataset, received ${shown(dataset)}`)
+    }
     const adapter = this.#adapters.find('Decoder.evaluate', options.adapter)
     this.model.checkAlive('Decoder.evaluate')
     const rows: AsyncIterable<Batch> = dataset.once(batchSize, maxRows === undefined ? {} : { maxRows })
@@ -408,11 +415,19 @@ export class Decoder {
 
   async #encode(where: string, prompt: Prompt): Promise<Int32Array> {
     this.model.checkAlive(where)
-    if (prompt instanceof Int32Array) return prompt
+    if (prompt instanceof Int32Array || isIds(prompt)) {
+      const { vocabSize } = this.model.size
+      for (let i = 0; i < prompt.length; i++) {
+        const id = prompt[i] as number
+        if (Number.isInteger(id) && id >= 0 && id < vocabSize) continue
+        checkInteger(where, `token ${i} of the prompt`, id, 0, vocabSize - 1)
+      }
+      return prompt instanceof Int32Array ? prompt : Int32Array.from(prompt)
+    }
     if (typeof prompt === 'string') return this.tokenizer.encodeAsync(prompt)
     if (!Array.isArray(prompt)) {
       throw new ValueError(
-        `${where}: the prompt must be a text, messages or an Int32Array of ids, received ${shown(prompt)}`,
+        `${where}: the prompt must be a text, messages or token ids, received ${shown(prompt)}`,
       )
     }
     return this.tokenizer.encodeChat(prompt, { addGenerationPrompt: true })

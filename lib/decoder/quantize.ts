@@ -4,10 +4,10 @@ import { copyInto } from '../ops/copy.ts'
 import { empty } from '../ops/create.ts'
 import { Int8Weight, type QuantizeOptions } from '../quant/int8.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkOptions, shown } from '../runtime/options.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { keep } from '../tensor/scope.ts'
-import type { Decoder } from './decoder.ts'
+import { Decoder } from './decoder.ts'
 
 const OPTIONS = ['group', 'activations', 'include']
 
@@ -19,6 +19,8 @@ const OPTIONS = ['group', 'activations', 'include']
  * @throws ConfigError when it has int8 weights already, or no Linear is included; ValueError for another group
  */
 export async function quantize(decoder: Decoder, options: QuantizeOptions = {}): Promise<Decoder> {
+  if (!(decoder instanceof Decoder))
+    throw new ConfigError(`quantize: expected a Decoder, received ${shown(decoder)}`)
   checkOptions('quantize', options, OPTIONS)
   const { include = () => true, ...weights } = options
   const { model } = decoder

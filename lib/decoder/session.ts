@@ -72,7 +72,7 @@ export class Session {
    *   another one of this session still is
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): Generation {
-    const settings = completeGenerateOptions('Session.generate', options, { defaults: this.#parts.defaults })
+    const settings = completeGenerateOptions('Session.generate', options, this.#parts.defaults)
     return new Generation(() => this.#answer(prompt, settings))
   }
 

@@ -1,12 +1,12 @@
 // A decoder as an ONNX folder: for onnxruntime, and for transformers.js in a browser.
 
 import { join } from 'node:path'
-import type { Decoder } from '../decoder/decoder.ts'
+import { Decoder } from '../decoder/decoder.ts'
 import { makeFolder, writeAtomic, writeTogether } from '../io/atomic.ts'
 import { configText } from '../models/folder.ts'
 import { Linear } from '../nn/layers.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkOptions } from '../runtime/options.ts'
+import { checkOptions, checkPath, shown } from '../runtime/options.ts'
 import { Graph } from './graph.ts'
 import './index.ts' // graphs register themselves
 import { DecoderGraph } from './layers.ts'
@@ -46,6 +46,11 @@ export async function exportOnnx(
   folder: string,
   options: ExportOnnxOptions = {},
 ): Promise<ExportedOnnx> {
+  if (!(decoder instanceof Decoder)) {
+    throw new ConfigError(`exportOnnx: expected a Decoder, received ${shown(decoder)}`)
+  }
+  decoder.model.checkAlive('exportOnnx')
+  checkPath('exportOnnx', 'folder', folder)
   checkOptions('exportOnnx', options, ['dtype', 'externalData'])
   const { dtype = 'f32', externalData } = options
   if (dtype !== 'f32' && dtype !== 'f16') {

@@ -53,18 +53,15 @@ export const GENERATE_OPTIONS = [
 ] as const
 
 /**
- * @param others options that the caller takes, too
+ * @param defaults in the place of the library's
  * @throws ConfigError, ValueError naming the option
  */
 export function completeGenerateOptions(
   where: string,
   options: GenerateOptions,
-  {
-    defaults = {},
-    others = [],
-  }: { readonly defaults?: GenerationDefaults; readonly others?: readonly string[] } = {},
+  defaults: GenerationDefaults = {},
 ): GenerateSettings {
-  checkOptions(where, options, [...GENERATE_OPTIONS, ...others])
+  checkOptions(where, options, GENERATE_OPTIONS)
   const own = {
     maxNewTokens: 256,
     temperature: 1,

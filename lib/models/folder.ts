@@ -8,9 +8,9 @@ import { readJsonObject } from '../io/small-file.ts'
 import type { WeightSource } from '../nn/layers.ts'
 import { type WeightReader, weightFormat } from '../nn/weight-format.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions } from '../runtime/options.ts'
+import { checkInteger, checkOptions, checkPath, shown } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
-import type { CausalLm, ModelOptions } from './causal-lm.ts'
+import { CausalLm, type ModelOptions } from './causal-lm.ts'
 import { familyOf } from './family.ts'
 import { dtypeOf, fileNames, type LoadProgress, loadWeights, storedWeights } from './weights.ts'
 
@@ -50,6 +50,9 @@ export async function saveModel(
   checkOptions('saveModel', options, ['maxShardBytes'])
   const { maxShardBytes = DEFAULT_SHARD_BYTES } = options
   checkInteger('saveModel', 'maxShardBytes', maxShardBytes, 1, Number.MAX_SAFE_INTEGER)
+  if (!(model instanceof CausalLm))
+    throw new ConfigError(`saveModel: expected a model, received ${shown(model)}`)
+  checkPath('saveModel', 'folder', folder)
   const { inputs, tensors, quantization } = storedWeights(model)
   const versions = tensors.map(({ storage }) => storage.version)
   const dtype = tensors.some((tensor) => tensor.dtype === 'bf16') ? 'bfloat16' : 'float32'
@@ -98,6 +101,7 @@ export function configText(
  */
 export async function loadModel(folder: string, options: LoadModelOptions = {}): Promise<CausalLm> {
   const { replace, signal, onProgress, ...modelOptions } = options
+  checkPath('loadModel', 'folder', folder)
   const json = new Map(Object.entries(await readJsonObject(join(folder, CONFIG))))
   const family = familyOf(json.get('model_type'))
   const quantization = json.get('quantization_config')

@@ -2,7 +2,7 @@ import { type AdamWParameter, adamW } from '../ops/adam_w.ts'
 import { tensor, zeros } from '../ops/create.ts'
 import { gradNorm } from '../ops/grad_norm.ts'
 import { ConfigError, ValueError } from '../runtime/errors.ts'
-import { checkNumber, checkOptions, shown } from '../runtime/options.ts'
+import { checkGiven, checkNumber, shown } from '../runtime/options.ts'
 import { noGrad } from '../tensor/mode.ts'
 import { keep, scope } from '../tensor/scope.ts'
 import type { Tensor } from '../tensor/tensor.ts'
@@ -66,7 +66,7 @@ export class AdamW {
 
   /** @throws ConfigError for unknown options and values that cannot be */
   constructor(options: AdamWOptions) {
-    checkOptions('AdamW', options, OPTIONS)
+    checkGiven('AdamW', options, OPTIONS)
     const {
       learningRate = 1e-3,
       betas = [0.9, 0.999],
@@ -83,6 +83,11 @@ export class AdamW {
     this.eps = eps
     this.weightDecay = weightDecay
     this.clipNorm = clipNorm
+    if (typeof (options.parameters as Iterable<unknown> | undefined)?.[Symbol.iterator] !== 'function') {
+      throw new ConfigError(
+        `AdamW: parameters must be tensors by name, received ${shown(options.parameters)}`,
+      )
+    }
     this.#states = collect(options.parameters)
     const device = this.#states[0]?.param.device
     if (device === undefined) throw new ConfigError('AdamW: no parameters that require a gradient')

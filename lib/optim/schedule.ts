@@ -1,4 +1,4 @@
-import { checkInteger, checkName, checkNumber, checkOptions } from '../runtime/options.ts'
+import { checkGiven, checkInteger, checkName, checkNumber } from '../runtime/options.ts'
 
 export const DECAYS = ['constant', 'linear', 'cosine'] as const
 export type Decay = (typeof DECAYS)[number]
@@ -23,7 +23,7 @@ export interface ScheduleOptions {
  */
 export function schedule(options: ScheduleOptions): (step: number) => number {
   const where = 'schedule'
-  checkOptions(where, options, ['learningRate', 'steps', 'warmup', 'decay', 'floor'])
+  checkGiven(where, options, ['learningRate', 'steps', 'warmup', 'decay', 'floor'])
   const learningRate = checkNumber(where, 'learningRate', options.learningRate, { from: 0 })
   const steps = checkInteger(where, 'steps', options.steps, 1, Number.MAX_SAFE_INTEGER)
   const warmup = checkInteger(where, 'warmup', options.warmup ?? 0, 0, Number.MAX_SAFE_INTEGER)

@@ -50,6 +50,24 @@ export function checkOptions(where: string, options: unknown, known: readonly st
 }
 
 /**
+ * {@link checkOptions} where options may not be left out.
+ * @throws ConfigError
+ */
+export function checkGiven(where: string, options: unknown, known: readonly string[]): void {
+  if (options === undefined) throw new ConfigError(`${where}: options are needed: ${known.join(', ')}`)
+  checkOptions(where, options, known)
+}
+
+/**
+ * A path, or its name's.
+ * @throws ConfigError for anything but a text that is not empty
+ */
+export function checkPath(where: string, name: string, value: unknown): string {
+  if (typeof value === 'string' && value !== '') return value
+  throw new ConfigError(`${where}: ${name} must be a path, received ${shown(value)}`)
+}
+
+/**
  * An integer in [min, max].
  * @throws ValueError for anything else, BigInt and NaN included
  */

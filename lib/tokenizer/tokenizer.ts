@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { makeFolder, writeAtomic } from '../io/atomic.ts'
 import { explainMissing, ifThere, readText } from '../io/small-file.ts'
 import { ConfigError, ValueError } from '../runtime/errors.ts'
-import { checkInteger, checkOptions, checkSignal, shown } from '../runtime/options.ts'
+import { checkInteger, checkOptions, checkPath, checkSignal, shown } from '../runtime/options.ts'
 import type { HandedText } from '../runtime/worker-server.ts'
 import { WorkerThread } from '../runtime/worker-thread.ts'
 import type { AddedToken } from './added.ts'
@@ -149,6 +149,7 @@ export class Tokenizer {
    */
   static async load(path: string, options: { signal?: AbortSignal } = {}): Promise<Tokenizer> {
     checkOptions('Tokenizer.load', options, ['signal'])
+    checkPath('Tokenizer.load', 'path', path)
     const signal = checkSignal('Tokenizer.load', options.signal)
     signal?.throwIfAborted()
     const isFolder = (await stat(path)).isDirectory()
@@ -187,6 +188,7 @@ export class Tokenizer {
    * atomically.
    */
   async save(folder: string): Promise<void> {
+    checkPath('Tokenizer.save', 'folder', folder)
     const { spec, special, chatTemplate, config } = this.#parts
     const bytes = await this.#thread.ask<Uint8Array>({ type: 'write', spec })
     await makeFolder(folder)
@@ -264,6 +266,9 @@ export class Tokenizer {
 
   /** Text of ids. Bytes that are not UTF-8 show as U+FFFD, ids past the vocabulary as nothing. */
   decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    if (typeof ids !== 'object' || ids === null) {
+      throw new ValueError(`Tokenizer.decode: ids must be a list of numbers, received ${shown(ids)}`)
+    }
     const stream = this.decodeStream(options)
     let text = ''
     for (let i = 0; i < ids.length; i++) text += stream.push(ids[i] as number)

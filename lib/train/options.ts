@@ -5,7 +5,7 @@ import { TextDataset } from '../data/dataset.ts'
 import { checkBetas } from '../optim/adam-w.ts'
 import { DECAYS, type Decay, schedule } from '../optim/schedule.ts'
 import { ConfigError } from '../runtime/errors.ts'
-import { checkInteger, checkName, checkNumber, checkOptions, shown } from '../runtime/options.ts'
+import { checkGiven, checkInteger, checkName, checkNumber, checkOptions, shown } from '../runtime/options.ts'
 
 export interface TrainerOptions {
   readonly train: TextDataset
@@ -145,7 +145,7 @@ export const MEASURED_STEPS = 20
 /** @throws ConfigError, ValueError naming the option */
 export function completeOptions(options: TrainerOptions): TrainerSettings {
   const where = 'Trainer'
-  checkOptions(where, options, OPTIONS)
+  checkGiven(where, options, OPTIONS)
   const integer = (name: keyof TrainerOptions, fallback: number, min: number): number =>
     checkInteger(where, name, options[name] ?? fallback, min, MANY)
   const interval = (name: 'saveEvery' | 'evalEvery', fallback: number): number => {

@@ -4,7 +4,21 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { AdamW, Decoder, FuselmError, nn, schedule, TextDataset, Tokenizer, Trainer, tensor } from 'fuselm'
+import {
+  AdamW,
+  Decoder,
+  exportOnnx,
+  FuselmError,
+  loadModel,
+  nn,
+  quantize,
+  saveModel,
+  schedule,
+  TextDataset,
+  Tokenizer,
+  Trainer,
+  tensor,
+} from 'fuselm'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { expectNoLeaks } from '../unit/leaks.ts'
 
@@ -222,6 +236,25 @@ describe('arguments of another kind', () => {
     ['a folder that is a number', () => Decoder.load(3 as never)],
     ['a pattern that is a number', () => decoder.freeze(3 as never)],
     ['special tokens that are none', () => Tokenizer.train({ texts, vocabSize: 280, specialTokens: [1] as never })],
+    ['ids that are no integers', () => decoder.generate([1, 2.5]).text()],
+    ['ids and words', () => decoder.generate([1, 'two'] as never).text()],
+    ['no ids', () => decoder.generate([]).text()],
+    ['options that are null', () => decoder.generate('abc', null as never).text()],
+    ['no options for a decoder', () => (Decoder.create as (shape: object) => unknown)(SHAPE)],
+    ['no options for a trainer', () => new (Trainer as unknown as new (model: Decoder) => Trainer)(decoder)],
+    ['no options for an optimizer', () => new (AdamW as unknown as new () => AdamW)()],
+    ['parameters that are none', () => new AdamW({ parameters: undefined as never })],
+    ['no options for a schedule', () => (schedule as () => unknown)()],
+    ['a text to evaluate on', () => decoder.evaluate('abc' as never)],
+    ['nowhere to save', () => decoder.save(undefined as never)],
+    ['nowhere to export', () => exportOnnx(decoder, undefined as never)],
+    ['nothing to export', () => exportOnnx(undefined as never, 'x')],
+    ['nothing to quantise', () => quantize(decoder.model as never)],
+    ['a model that is none', () => saveModel(undefined as never, 'x')],
+    ['no folder of a model', () => loadModel(undefined as never)],
+    ['no folder of an adapter', () => decoder.loadAdapter(undefined as never)],
+    ['no folder of a tokenizer', () => Tokenizer.load(undefined as never)],
+    ['ids that are a text', () => tokenizer.decode('abc' as never)],
     ['padding of another length', () => decoder.model.makeCache({ batch: 2, padding: [0] })],
   ])('%s', async (_, call) => {
     const error = await errorOf(call)
@@ -229,6 +262,15 @@ describe('arguments of another kind', () => {
     // what was used wrongly goes on
     expect((await decoder.generate('abc', { maxNewTokens: 2, temperature: 0 }).completion()).text).toBeTypeOf('string')
   })
+})
+
+test('token ids are a prompt as a list, too: an answer goes back in', async () => {
+  const ids = tokenizer.encode('abc abd')
+  const greedy = { maxNewTokens: 3, temperature: 0 }
+  const { tokenIds } = await decoder.generate(ids, greedy).completion()
+  const next = [...ids, ...tokenIds]
+  const answer = await decoder.generate(next, greedy).completion()
+  expect(answer).toEqual(await decoder.generate(Int32Array.from(next), greedy).completion())
 })
 
 describe('memory of others', () => {
@@ -352,6 +394,9 @@ describe('too late', () => {
       () => model.session(),
       () => model.evaluate(dataset),
       () => model.save(path),
+      () => exportOnnx(model, path),
+      () => model.addAdapter('late'),
+      () => model.loadAdapter(path),
       () => new Trainer(model, { train: dataset, out: out(), steps: 1 }).finish(),
     ]) {
       const error = await errorOf(call)
