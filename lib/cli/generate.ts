@@ -22,6 +22,7 @@ export const SAMPLING: Readonly<Record<string, OptionSpec>> = {
     help: "above 1 makes what was said less likely (the model's, or 1)",
   },
   seed: { type: 'number', help: 'the same seed gives the same text' },
+  stop: { type: 'string', many: true, help: 'texts that end an answer' },
 }
 
 export function samplingOf(args: Arguments): GenerateOptions {
@@ -34,7 +35,11 @@ export function samplingOf(args: Arguments): GenerateOptions {
     ['repetitionPenalty', args.number('repetition-penalty')],
     ['seed', args.number('seed')],
   ]
-  return Object.fromEntries(entries.filter(([, value]) => value !== undefined))
+  const stop = args.texts('stop')
+  return {
+    ...Object.fromEntries(entries.filter(([, value]) => value !== undefined)),
+    ...(stop.length > 0 && { stop }),
+  }
 }
 
 export const generate: Command = {

@@ -131,6 +131,9 @@ export class Decoder {
       'zeroResiduals',
       'embeddingStd',
     ])
+    if (typeof shape !== 'object' || shape === null) {
+      throw new ConfigError(`Decoder.create: the shape must be an object, received ${shown(shape)}`)
+    }
     const { architecture = 'llama', ...config } = shape
     const { vocabSize = tokenizer.vocabSize } = config
     if (typeof vocabSize === 'number' && vocabSize < tokenizer.vocabSize) {

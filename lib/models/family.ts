@@ -2,7 +2,7 @@
 // or in folder.ts knows any of them.
 
 import { ConfigError } from '../runtime/errors.ts'
-import { checkInteger, checkName, checkOptions, shown } from '../runtime/options.ts'
+import { checkInteger, checkName, checkOptions, nearestName, shown } from '../runtime/options.ts'
 import type { Tensor } from '../tensor/tensor.ts'
 import type { CausalLm, ModelOptions } from './causal-lm.ts'
 
@@ -77,6 +77,14 @@ export function createModel(
   options: ModelOptions = {},
 ): CausalLm {
   checkOptions(`createModel: ${modelType}`, options, MODEL_OPTIONS)
+  if (typeof modelType !== 'string' || !families.has(modelType)) {
+    const known = [...families.keys()].sort()
+    const near = nearestName(String(modelType), known)
+    throw new ConfigError(
+      `createModel: the architecture must be one of ${known.join(', ')}, received ${shown(modelType)}` +
+        (near === undefined ? '' : `; did you mean '${near}'?`),
+    )
+  }
   if (options.seed !== undefined)
     checkInteger('createModel', 'seed', options.seed, 0, Number.MAX_SAFE_INTEGER)
   if (options.dtype !== undefined) checkName('createModel', 'dtype', options.dtype, ['f32', 'bf16', 'f64'])

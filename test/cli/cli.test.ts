@@ -144,6 +144,12 @@ test('trains on a folder of Chinese text, refuses the folder again, goes on, gen
   writeFileSync(says, plain)
   expect(generate('--temperature', '0', '--repetition-penalty', '1.3').out).toBe(greedy.out)
 
+  const whole = greedy.out.slice('今天'.length)
+  const end = [...whole][1] ?? '\n'
+  expect(generate('--temperature', '0', '--repetition-penalty', '1.3', '--stop', end).out).toBe(
+    `今天${whole.slice(0, whole.indexOf(end))}\n`,
+  )
+
   const judged = fuselm('eval', '--model', 'run', '--data', 'data/*.txt', '--context', '32', '--json')
   expect(judged.status).toBe(0)
   expect(JSON.parse(judged.out)).toMatchObject({ perplexity: expect.any(Number), tokens: expect.any(Number) })

@@ -240,6 +240,8 @@ describe('arguments of another kind', () => {
     ['ids and words', () => decoder.generate([1, 'two'] as never).text()],
     ['no ids', () => decoder.generate([]).text()],
     ['options that are null', () => decoder.generate('abc', null as never).text()],
+    ['no shape of a decoder', () => Decoder.create(undefined as never, { tokenizer })],
+    ['an architecture that is none', () => Decoder.create({ ...SHAPE, architecture: 'lama' }, { tokenizer })],
     ['no options for a decoder', () => (Decoder.create as (shape: object) => unknown)(SHAPE)],
     ['no options for a trainer', () => new (Trainer as unknown as new (model: Decoder) => Trainer)(decoder)],
     ['no options for an optimizer', () => new (AdamW as unknown as new () => AdamW)()],
