@@ -80,6 +80,19 @@ test('installs nothing but itself and the one dependency', () => {
   expect(installed.sort()).toEqual(['@huggingface', 'fuselm'])
 })
 
+test('glibc 2.34 is enough for the prebuilt addon: Ubuntu 22.04, RHEL 9', () => {
+  const prebuilds = join(folder, 'node_modules/fuselm/prebuilds/linux-x64')
+  const [addon = ''] = readdirSync(prebuilds)
+  const needed = execFileSync('objdump', ['-T', join(prebuilds, addon)], {
+    encoding: 'utf8',
+    maxBuffer: 2 ** 26,
+  })
+  const minors = [...needed.matchAll(/GLIBC_2\.(\d+)/g)].map(([, minor]) => Number(minor))
+  expect(minors.length).toBeGreaterThan(10)
+  expect(Math.max(...minors)).toBeLessThanOrEqual(34)
+  expect(needed).not.toMatch(/GLIBCXX/)
+})
+
 test('trains from the prebuilt addon; require and import share one Tensor class', () => {
   writeFileSync(join(folder, 'job.mjs'), JOB)
   const lines = inFolder(process.execPath, ['job.mjs']).trim().split('\n')
