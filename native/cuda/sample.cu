@@ -168,6 +168,7 @@ struct Row {
       if (threadIdx.x < kWarp) {
         const Mass have = over;
         const Border border = FindBorder<kBuckets>(histogram, target > have ? target - have : 0);
+        __syncwarp();  // every lane has read `over`: shuffles do not order memory
         if (threadIdx.x == 0) {
           least |= static_cast<uint32_t>(border.bucket) << shift;
           over = have + border.above;
@@ -341,7 +342,8 @@ __global__ void __launch_bounds__(kThreads) SampleRows(const __grid_constant__ P
       if (id < -1 || id >= p.size) odd = 1;
       if (id < 0 || id >= p.size) continue;
       const float value = ToFloat(x[id]);  // as given: twice named, once changed
-      row.z[id] = fmaxf(value > 0 ? value / p.o.penalty : value * p.o.penalty, kLowest);
+      // atomic, for another thread may have the same id
+      atomicExch(&row.z[id], fmaxf(value > 0 ? value / p.o.penalty : value * p.o.penalty, kLowest));
     }
     __syncthreads();
     float top = kLowest;

@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(1024) TopKRows(const __grid_constant__ Problem
     if (thread < kWarp) {
       const Mass wanted = remaining;
       const Border border = FindBorder<kDigits>(histogram, wanted);
+      __syncwarp();  // every lane has read `remaining`: shuffles do not order memory
       if (thread == 0) {
         prefix |= static_cast<Mass>(border.bucket) << shift;
         remaining = wanted - border.above;

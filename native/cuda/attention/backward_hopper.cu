@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       const int stage = StageOf<kStages>(next);
       BarrierWait(&barriers->empty[stage], ParityOf<kStages>(next) ^ 1);
-      items[stage].column0 = -1;
+      items[stage] = Item{-1, {}};
       BarrierArrive(&barriers->full[stage]);
     }
   } else {
@@ -184,6 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     BarrierWait(&barriers->rows, 0);
     int held = -1;  // the stage whose sums are under way
     const auto release = [&](int stage) {
+      __syncwarp();  // every lane has read the item and its statistics; wgmma does not order that
       if (lane == 0) BarrierArrive(&barriers->empty[stage]);
     };
     for (int next = 0;; ++next) {
@@ -208,7 +209,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       };
       if (misses) {
         finish();
-        __syncwarp();  // every lane has read the item
         release(stage);
         continue;
       }
