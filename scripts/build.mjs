@@ -3,6 +3,7 @@
 // Does only what is out of date. Also called by the test, quickstart and bench scripts.
 //   --cuda    also the CUDA plugin, wherever nvcc is (otherwise only where a driver is, too)
 //   --cuda-emulated   also its kernels compiled for the CPU, for tests without a GPU (x86-64)
+//   --cuda-checked    those again, with a sanitizer for races and bounds
 //   --addon   the addon only
 
 import { spawnSync } from 'node:child_process'
@@ -76,8 +77,11 @@ export function buildCuda() {
   run('cmake', ['--build', out, '--parallel', String(availableParallelism())], env)
 }
 
-/** For the tests of kernels on machines without a GPU; needs no CUDA toolkit. */
-export function buildCudaEmulated() {
+/**
+ * For the tests of kernels on machines without a GPU; needs no CUDA toolkit.
+ * @param targets of native/cuda/emulate/CMakeLists.txt
+ */
+export function buildCudaEmulated(targets = ['all', 'fuselm_cuda_hazards']) {
   if (process.arch !== 'x64') return
   const generator = findTool('ninja') ? 'Ninja' : 'Unix Makefiles'
   const out = join(root, 'build', 'cuda-emulated')
@@ -88,7 +92,8 @@ export function buildCudaEmulated() {
     ['-S', source, '-B', out, '-G', generator, '-DCMAKE_BUILD_TYPE=Release', ...quiet],
     buildEnvironment(),
   )
-  run('cmake', ['--build', out, '--parallel', String(availableParallelism())], buildEnvironment())
+  const parallel = String(availableParallelism())
+  run('cmake', ['--build', out, '--parallel', parallel, '--target', ...targets], buildEnvironment())
 }
 
 function hasDriver() {
@@ -160,6 +165,7 @@ export function buildAll(args = []) {
   if (args.includes('--addon')) return
   if (args.includes('--cuda') || (hasDriver() && findTool('nvcc'))) buildCuda()
   if (args.includes('--cuda-emulated')) buildCudaEmulated()
+  if (args.includes('--cuda-checked')) buildCudaEmulated(['fuselm_cuda_checked', 'fuselm_cuda_hazards'])
   buildLibrary()
 }
 

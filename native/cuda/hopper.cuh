@@ -1,5 +1,5 @@
 // Instructions of sm_90a (Hopper): tensor memory copies on mbarriers, warpgroup products from
-// shared memory, named barriers; each beside its model for the emulator. Elsewhere they compile to
+// shared memory, named barriers; with models for the emulator. Elsewhere they compile to
 // nothing, and no kernel that uses them is launched.
 //
 // Operands lie in shared memory in panels of 128 bytes a row (64 columns of bf16), eight rows
@@ -13,6 +13,8 @@
 
 #ifdef __CUDACC__
 #include <cuda.h>
+#else
+#include "native/cuda/emulate/instructions.h"
 #endif
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -40,11 +42,7 @@ inline constexpr int kWarpgroup = 128;
 #ifdef __CUDACC__
 using TensorMap = CUtensorMap;
 #else
-struct alignas(64) TensorMap {
-  const std::byte* data;
-  int64_t size[4], stride[4];  // columns, rows, heads, B; strides in bytes
-  int box, item;
-};
+using TensorMap = emulate::TensorMap;
 #endif
 
 // Strides in elements of `item` bytes (2: bf16, 1: bytes), of rows, heads and B: multiples of 16
@@ -68,26 +66,12 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) {
 #endif
 }
 
-#ifndef __CUDACC__
-struct BarrierModel {
-  int16_t count, pending;
-  int32_t tx : 31;
-  uint32_t phase : 1;
-
-  void Settle() {
-    if (pending == 0 && tx == 0) phase ^= 1, pending = count;
-  }
-};
-static_assert(sizeof(BarrierModel) == sizeof(Barrier));
-inline BarrierModel& ModelOf(Barrier* b) { return *reinterpret_cast<BarrierModel*>(b); }
-#endif
-
 __device__ __forceinline__ void BarrierInit(Barrier* b, int arrivals) {
 #ifdef FUSELM_HOPPER
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(SharedAddress(b)), "r"(arrivals)
                : "memory");
 #elif !defined(__CUDACC__)
-  ModelOf(b) = {static_cast<int16_t>(arrivals), static_cast<int16_t>(arrivals), 0, 0};
+  emulate::MbarrierInit(b, arrivals);
 #endif
 }
 // After the last BarrierInit, before the block's barrier.
@@ -95,14 +79,15 @@ __device__ __forceinline__ void BarrierInitFence() {
 #ifdef FUSELM_HOPPER
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#elif !defined(__CUDACC__)
+  emulate::ProxyFence();
 #endif
 }
 __device__ __forceinline__ void BarrierArrive(Barrier* b) {
 #ifdef FUSELM_HOPPER
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(SharedAddress(b)) : "memory");
 #elif !defined(__CUDACC__)
-  --ModelOf(b).pending;
-  ModelOf(b).Settle();
+  emulate::MbarrierArrive(b, 0);
 #endif
 }
 // One arrival; the phase also waits for `bytes` of copies.
@@ -112,8 +97,7 @@ __device__ __forceinline__ void BarrierExpect(Barrier* b, int bytes) {
                "r"(bytes)
                : "memory");
 #elif !defined(__CUDACC__)
-  ModelOf(b).tx += bytes;
-  BarrierArrive(b);
+  emulate::MbarrierArrive(b, bytes);
 #endif
 }
 // Until the phase of this parity (0 first) is complete.
@@ -126,7 +110,7 @@ __device__ __forceinline__ void BarrierWait(Barrier* b, int parity) {
       "r"(parity)
       : "memory");
 #elif !defined(__CUDACC__)
-  while (ModelOf(b).phase == static_cast<uint32_t>(parity)) emulate::Poll();
+  emulate::MbarrierWait(b, parity);
 #endif
 }
 
@@ -150,23 +134,7 @@ __device__ __forceinline__ void TensorCopy(void* panel, const TensorMap* map, Ba
       "l"(map), "r"(SharedAddress(b)), "r"(column), "r"(row), "r"(head), "r"(batch)
       : "memory");
 #elif !defined(__CUDACC__)
-  for (int r = 0; r < map->box; ++r) {
-    for (int at = 0; at < kPanelBytes; at += map->item) {
-      const int64_t c = column + at / map->item;
-      uint16_t value = 0;
-      if (row + r < map->size[1] && c < map->size[0]) {
-        std::memcpy(&value,
-                    map->data + c * map->stride[0] + (row + r) * map->stride[1] +
-                        head * map->stride[2] + batch * map->stride[3],
-                    static_cast<size_t>(map->item));
-      }
-      std::memcpy(
-          static_cast<std::byte*>(panel) + r * kPanelBytes + (at / 16 ^ (r & 7)) * 16 + at % 16,
-          &value, static_cast<size_t>(map->item));
-    }
-  }
-  ModelOf(b).tx -= map->box * kPanelBytes;
-  ModelOf(b).Settle();
+  emulate::TensorCopy(panel, *map, b, column, row, head, batch);
 #endif
 }
 // As above, of plain memory: `bytes`, both addresses multiples of 16.
@@ -178,9 +146,7 @@ __device__ __forceinline__ void BulkCopy(void* to, const void* from, int bytes, 
       "l"(from), "r"(bytes), "r"(SharedAddress(b))
       : "memory");
 #elif !defined(__CUDACC__)
-  std::memcpy(to, from, static_cast<size_t>(bytes));
-  ModelOf(b).tx -= bytes;
-  ModelOf(b).Settle();
+  emulate::BulkCopy(to, from, bytes, b);
 #endif
 }
 __device__ __forceinline__ void PrefetchMap(const TensorMap* map) {
@@ -232,12 +198,16 @@ __device__ __forceinline__ void WgmmaFence() {
 __device__ __forceinline__ void WgmmaCommit() {
 #ifdef FUSELM_HOPPER
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#elif !defined(__CUDACC__)
+  emulate::WgmmaCommit();
 #endif
 }
 template <int kUnderWay>
 __device__ __forceinline__ void WgmmaWait() {
 #ifdef FUSELM_HOPPER
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kUnderWay) : "memory");
+#elif !defined(__CUDACC__)
+  emulate::WgmmaWait(kUnderWay);
 #endif
 }
 // Keeps the compiler from moving uses of registers across a fence or wait.
@@ -278,71 +248,6 @@ __device__ __forceinline__ uint64_t DownRows(uint32_t panels, int rows, int row0
   return Descriptor(panels, (panel * rows + row0) * kPanelBytes, rows * kPanelBytes, 1024);
 }
 
-#ifndef __CUDACC__
-template <class T>
-T SharedSwizzled(uint32_t address) {
-  return *static_cast<const T*>(emulate::SharedAt(address ^ (address >> 3 & 0x70)));
-}
-struct DescriptorModel {
-  uint32_t start, leading, stride;
-  explicit DescriptorModel(uint64_t d)
-      : start(static_cast<uint32_t>(d & 0x3fff) << 4),
-        leading(static_cast<uint32_t>(d >> 16 & 0x3fff) << 4),
-        stride(static_cast<uint32_t>(d >> 32 & 0x3fff) << 4) {}
-  uint32_t RowAt(int row) const { return start + row / 8 * stride + row % 8 * kPanelBytes; }
-  float Along(int row, int k) const { return ToFloat(SharedSwizzled<bf16>(RowAt(row) + k * 2)); }
-  void Bytes(int row, int8_t (&k)[32]) const {
-    for (int chunk = 0; chunk < 32; chunk += 16) {
-      const uint32_t at = RowAt(row) + chunk;
-      std::memcpy(k + chunk, emulate::SharedAt(at ^ (at >> 3 & 0x70)), 16);
-    }
-  }
-  float Down(int k, int column) const {
-    return ToFloat(SharedSwizzled<bf16>(RowAt(k) + column / 64 * leading + column % 64 * 2));
-  }
-};
-// d += a b over 32 of k; int8 products, int32 sums, both operands along rows.
-template <int kN>
-void WgmmaModelS8(int32_t (&d)[kN / 2], uint64_t a_at, uint64_t b_at, int add) {
-  __syncwarp();  // as the instruction does
-  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
-  const int warp = static_cast<int>(threadIdx.x / 32 % 4);
-  const DescriptorModel a(a_at), b(b_at);
-  int8_t rows[2][32], column[32];
-  for (int half = 0; half < 2; ++half) a.Bytes(warp * 16 + g + 8 * half, rows[half]);
-  for (int i = 0; i < kN / 2; ++i) {
-    b.Bytes(i / 4 * 8 + 2 * t + i % 2, column);
-    int32_t sum = add ? d[i] : 0;
-    for (int k = 0; k < 32; ++k) sum += rows[i % 4 / 2][k] * column[k];
-    d[i] = sum;
-  }
-}
-template <int kN, bool kRegisters, bool kADown = false, bool kBDown = false>
-void WgmmaModel(float (&d)[kN / 2], const uint32_t (&a)[4], uint64_t a_at, uint64_t b_at, int add) {
-  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
-  const int warp = static_cast<int>(threadIdx.x / 32 % 4);
-  float rows[2][16];
-  const uint32_t* const all = emulate::Exchange(a);
-  const DescriptorModel am(a_at), bm(b_at);
-  for (int half = 0; half < 2; ++half) {
-    for (int k = 0; k < 16; ++k) {
-      const uint32_t word = all[(g * 4 + k % 8 / 2) * 4 + k / 8 * 2 + half];
-      rows[half][k] = kRegisters ? (k % 2 ? HighToFloat(word) : LowToFloat(word))
-                      : kADown   ? am.Down(k, warp * 16 + g + 8 * half)
-                                 : am.Along(warp * 16 + g + 8 * half, k);
-    }
-  }
-  for (int i = 0; i < kN / 2; ++i) {
-    const int column = i / 4 * 8 + 2 * t + i % 2, half = i % 4 / 2;
-    float sum = add ? d[i] : 0.0f;
-    for (int k = 0; k < 16; ++k) {
-      sum += rows[half][k] * (kRegisters || kBDown ? bm.Down(k, column) : bm.Along(column, k));
-    }
-    d[i] = sum;
-  }
-}
-#endif
-
 #ifdef FUSELM_HOPPER
 // The accumulators in an instruction's text and among its operands: assembly takes no array.
 #define FUSELM_D32_TEXT                                                    \
@@ -381,7 +286,7 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[32], uint64_t a, uint64_t b, 
       : FUSELM_D32("+f", d)
       : "l"(a), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
-  WgmmaModel<64, false>(d, {}, a, b, add);
+  emulate::Wgmma(d, 64, nullptr, a, false, b, false, add);
 #endif
 }
 // Operands may also run down rows.
@@ -396,7 +301,7 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[64], uint64_t a, uint64_t b, 
       : FUSELM_D64("+f", d)
       : "l"(a), "l"(b), "r"(add), "n"(kADown ? 1 : 0), "n"(kBDown ? 1 : 0));
 #elif !defined(__CUDACC__)
-  WgmmaModel<128, false, kADown, kBDown>(d, {}, a, b, add);
+  emulate::Wgmma(d, 128, nullptr, a, kADown, b, kBDown, add);
 #endif
 }
 template <bool kADown = false, bool kBDown = false>
@@ -410,7 +315,7 @@ __device__ __forceinline__ void WgmmaSs(float (&d)[128], uint64_t a, uint64_t b,
       : FUSELM_D128("+f", d)
       : "l"(a), "l"(b), "r"(add), "n"(kADown ? 1 : 0), "n"(kBDown ? 1 : 0));
 #elif !defined(__CUDACC__)
-  WgmmaModel<256, false, kADown, kBDown>(d, {}, a, b, add);
+  emulate::Wgmma(d, 256, nullptr, a, kADown, b, kBDown, add);
 #endif
 }
 // int8, both operands along rows, 32 of k.
@@ -424,7 +329,7 @@ __device__ __forceinline__ void WgmmaSs(int32_t (&d)[64], uint64_t a, uint64_t b
       : FUSELM_D64("+r", d)
       : "l"(a), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
-  WgmmaModelS8<128>(d, a, b, add);
+  emulate::WgmmaInt8(d, 128, a, b, add);
 #endif
 }
 __device__ __forceinline__ void WgmmaSs(int32_t (&d)[128], uint64_t a, uint64_t b, int add) {
@@ -437,7 +342,7 @@ __device__ __forceinline__ void WgmmaSs(int32_t (&d)[128], uint64_t a, uint64_t 
       : FUSELM_D128("+r", d)
       : "l"(a), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
-  WgmmaModelS8<256>(d, a, b, add);
+  emulate::WgmmaInt8(d, 256, a, b, add);
 #endif
 }
 __device__ __forceinline__ void WgmmaRs(float (&d)[32], const uint32_t (&a)[4], uint64_t b,
@@ -451,7 +356,7 @@ __device__ __forceinline__ void WgmmaRs(float (&d)[32], const uint32_t (&a)[4], 
       : FUSELM_D32("+f", d)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
-  WgmmaModel<64, true>(d, a, 0, b, add);
+  emulate::Wgmma(d, 64, a, 0, false, b, true, add);
 #endif
 }
 __device__ __forceinline__ void WgmmaRs(float (&d)[64], const uint32_t (&a)[4], uint64_t b,
@@ -465,7 +370,7 @@ __device__ __forceinline__ void WgmmaRs(float (&d)[64], const uint32_t (&a)[4], 
       : FUSELM_D64("+f", d)
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 #elif !defined(__CUDACC__)
-  WgmmaModel<128, true>(d, a, 0, b, add);
+  emulate::Wgmma(d, 128, a, 0, false, b, true, add);
 #endif
 }
 

@@ -1,4 +1,4 @@
-// Tensor-core instructions of sm_80 and what feeds them, each beside its model for the emulator.
+// Tensor-core instructions of sm_80 and what feeds them; models for the emulator in instructions.h.
 // Fragment layouts: PTX ISA, "Matrix fragments for mma.m16n8k16" and "m16n8k32".
 //
 // With lane l, g = l / 4 and t = l % 4:
@@ -8,6 +8,10 @@
 #pragma once
 
 #include "native/cuda/device.cuh"
+
+#ifndef __CUDACC__
+#include "native/cuda/emulate/instructions.h"
+#endif
 
 namespace fuselm::cuda {
 
@@ -29,19 +33,7 @@ __device__ __forceinline__ void Mma16816(float (&d)[4], const uint32_t (&a)[4],
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif !defined(__CUDACC__)
-  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-  const uint32_t* all = emulate::Exchange(mine);  // [32][6]
-  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
-  for (int i = 0; i < 4; ++i) {
-    const int row = g + i / 2 * 8, col = 2 * t + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      const int a_word = (k / 8) * 2 + row / 8, b_word = 4 + k / 8;
-      const uint32_t aw = all[((row % 8) * 4 + k % 8 / 2) * 6 + a_word];
-      const uint32_t bw = all[(col * 4 + k % 8 / 2) * 6 + b_word];
-      d[i] +=
-          (k % 2 ? HighToFloat(aw) : LowToFloat(aw)) * (k % 2 ? HighToFloat(bw) : LowToFloat(bw));
-    }
-  }
+  emulate::MmaBf16(d, a, b);
 #endif
 }
 
@@ -56,18 +48,7 @@ __device__ __forceinline__ void Mma16832S8(int32_t (&d)[4], const uint32_t (&a)[
       : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif !defined(__CUDACC__)
-  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-  const uint32_t* all = emulate::Exchange(mine);
-  const int lane = emulate::Lane(), g = lane / 4, t = lane % 4;
-  for (int i = 0; i < 4; ++i) {
-    const int row = g + i / 2 * 8, col = 2 * t + i % 2;
-    for (int k = 0; k < 32; ++k) {
-      const int a_word = (k / 16) * 2 + row / 8, b_word = 4 + k / 16;
-      const uint32_t aw = all[((row % 8) * 4 + k % 16 / 4) * 6 + a_word];
-      const uint32_t bw = all[(col * 4 + k % 16 / 4) * 6 + b_word];
-      d[i] += static_cast<int8_t>(aw >> (k % 4 * 8)) * static_cast<int8_t>(bw >> (k % 4 * 8));
-    }
-  }
+  emulate::MmaInt8(d, a, b);
 #endif
 }
 
@@ -92,11 +73,7 @@ __device__ __forceinline__ void LdMatrixX4(uint32_t (&r)[4], const void* row) {
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(at));
 #elif !defined(__CUDACC__)
-  const void* const* rows = emulate::Exchange(&row, 1);
-  const int lane = emulate::Lane();
-  for (int i = 0; i < 4; ++i) {
-    r[i] = static_cast<const uint32_t*>(rows[i * 8 + lane / 4])[lane % 4];
-  }
+  emulate::LdMatrix(r, row, false);
 #endif
 }
 // As LdMatrixX4, each matrix transposed.
@@ -107,13 +84,7 @@ __device__ __forceinline__ void LdMatrixX4Trans(uint32_t (&r)[4], const void* ro
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(at));
 #elif !defined(__CUDACC__)
-  const void* const* rows = emulate::Exchange(&row, 1);
-  const int lane = emulate::Lane(), column = lane / 4, first = lane % 4 * 2;
-  for (int i = 0; i < 4; ++i) {
-    const uint32_t low = static_cast<const uint16_t*>(rows[i * 8 + first])[column];
-    const uint32_t high = static_cast<const uint16_t*>(rows[i * 8 + first + 1])[column];
-    r[i] = low | high << 16;
-  }
+  emulate::LdMatrix(r, row, true);
 #endif
 }
 

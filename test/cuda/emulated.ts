@@ -11,8 +11,11 @@ export function emulated(name: string): string | null {
   return existsSync(path) ? path : null
 }
 
-/** The plugin of the emulator; null where it is not built. */
-export const emulatedPlugin = (): string | null => emulated('libfuselm_cuda_emulated.so')
+/** The plugin of the emulator, or the checked one where FUSELM_CUDA_PLUGIN names it; null where it is not built. */
+export function emulatedPlugin(): string | null {
+  const named = process.env['FUSELM_CUDA_PLUGIN']
+  return named?.endsWith('/libfuselm_cuda_checked.so') ? named : emulated('libfuselm_cuda_emulated.so')
+}
 
 /** In a describe block: a CPU and an emulated CUDA device, open while its tests run. */
 export function bothDevices(): { readonly cpu: Device; readonly cuda: Device } {

@@ -67,8 +67,10 @@ extern thread_local Place place;
 
 // Runs body once per thread of every block. Throws Error(kDevice) naming `what` for a launch that
 // hardware would refuse, a barrier that not all threads reach, and a warp intrinsic likewise.
+// Blocks, warps and lanes run in an order drawn from the seed; 0: in order, every other block
+// backwards.
 void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, const char* what,
-         void (*body)(void*), void* closure);
+         void (*body)(void*), void* closure, uint64_t seed);
 // Throws for the launch that hardware would refuse.
 void CheckLaunch(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit,
                  const char* what);
@@ -156,43 +158,62 @@ inline int __all_sync(unsigned mask, int predicate) {
 }
 
 // Blocks and threads take turns, so plain arithmetic is atomic.
-template <class T>
-T atomicAdd(T* at, T value) {
-  static_assert(std::is_integral_v<T>, "float atomics would make results differ from run to run");
-  const T old = *at;
-  *at = static_cast<T>(old + value);
-  return old;
+#ifdef FUSELM_CHECKED
+namespace fuselm::emulate {
+void CheckAtomic(const void* p, size_t bytes, const void* at);
 }
+#define FUSELM_ATOMIC __attribute__((noinline, no_sanitize("thread")))
+#define FUSELM_SEE_ATOMIC(p) \
+  ::fuselm::emulate::CheckAtomic(p, sizeof(T), __builtin_return_address(0))
+#else
+#define FUSELM_ATOMIC inline
+#define FUSELM_SEE_ATOMIC(p) static_cast<void>(0)
+#endif
 template <class T>
-T atomicMax(T* at, T value) {
-  const T old = *at;
-  if (value > old) *at = value;
-  return old;
-}
-template <class T>
-T atomicMin(T* at, T value) {
-  const T old = *at;
-  if (value < old) *at = value;
-  return old;
-}
-template <class T>
-T atomicOr(T* at, T value) {
-  const T old = *at;
-  *at = old | value;
-  return old;
-}
-template <class T>
-T atomicExch(T* at, T value) {
+FUSELM_ATOMIC T atomicExch(T* at, T value) {
+  FUSELM_SEE_ATOMIC(at);
   const T old = *at;
   *at = value;
   return old;
 }
 template <class T>
-T atomicCAS(T* at, T compare, T value) {
+FUSELM_ATOMIC T atomicCAS(T* at, T compare, T value) {
+  FUSELM_SEE_ATOMIC(at);
   const T old = *at;
   if (old == compare) *at = value;
   return old;
 }
+template <class T>
+FUSELM_ATOMIC T atomicAdd(T* at, T value) {
+  static_assert(std::is_integral_v<T>, "float atomics would make results differ from run to run");
+  FUSELM_SEE_ATOMIC(at);
+  const T old = *at;
+  *at = static_cast<T>(old + value);
+  return old;
+}
+template <class T>
+FUSELM_ATOMIC T atomicMax(T* at, T value) {
+  FUSELM_SEE_ATOMIC(at);
+  const T old = *at;
+  if (value > old) *at = value;
+  return old;
+}
+template <class T>
+FUSELM_ATOMIC T atomicMin(T* at, T value) {
+  FUSELM_SEE_ATOMIC(at);
+  const T old = *at;
+  if (value < old) *at = value;
+  return old;
+}
+template <class T>
+FUSELM_ATOMIC T atomicOr(T* at, T value) {
+  FUSELM_SEE_ATOMIC(at);
+  const T old = *at;
+  *at = old | value;
+  return old;
+}
+#undef FUSELM_ATOMIC
+#undef FUSELM_SEE_ATOMIC
 
 inline float __uint_as_float(unsigned u) {
   float f;

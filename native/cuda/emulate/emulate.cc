@@ -2,13 +2,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <memory>
+#include <numeric>
 #include <vector>
 
 #include "native/core/error.h"
+#include "native/cuda/emulate/check.h"
 #include "native/cuda/emulate/cuda_runtime.h"
 
 #if !defined(__x86_64__)
@@ -48,7 +51,10 @@ namespace {
 
 constexpr size_t kStackBytes = 256 << 10;  // touched pages only are real
 constexpr int kWarp = 32;
+constexpr int kMostThreads = 1024;
 constexpr size_t kSlotBytes = 64;
+constexpr size_t kMargin = 1 << 20;  // on both sides of dynamic shared memory
+constexpr size_t kMostShared = 256 << 10;
 constexpr int64_t kMostPolls = 1 << 20;  // of a block
 
 enum class State : uint8_t { kReady, kPolling, kAtBlockBarrier, kAtWarpBarrier, kDone };
@@ -60,9 +66,9 @@ struct Copy {
 };
 
 struct Fiber {
-  std::byte* stack = nullptr;
   void* sp = nullptr;
   bool started = false;
+  bool syncs = false;  // at __syncwarp, which orders memory; other intrinsics do not
   State state = State::kReady;
   int parity = 0;
   std::deque<std::vector<Copy>> copies;  // committed groups, then the open one
@@ -74,10 +80,11 @@ struct WarpSlots {
 
 struct Machine {
   std::vector<Fiber> fibers;
-  std::vector<WarpSlots> slots;
-  std::vector<std::byte> shared;
+  // Slots of every warp, then the threads' stacks, then the margins and shared memory between them;
+  // what nobody touched takes no memory.
+  std::byte* memory = nullptr;
   void* scheduler = nullptr;
-  int current = 0;
+  int current = -1;  // none: the scheduler runs
   int threads = 0;
   void (*body)(void*) = nullptr;
   void* closure = nullptr;
@@ -87,16 +94,31 @@ struct Machine {
     int64_t phase = 0;
   } named[16];
 
+  static constexpr size_t kSlots = sizeof(WarpSlots) * (kMostThreads / kWarp);
+  static constexpr size_t kOwn = kSlots + kStackBytes * kMostThreads;
+  static constexpr size_t kAll = kOwn + kMargin + kMostShared + kMargin;
+
+  void Take() {
+    if (memory != nullptr) return;
+    void* taken = mmap(nullptr, kAll, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (taken == MAP_FAILED) throw Error(ErrorCode::kOutOfMemory, "emulator: no memory");
+    memory = static_cast<std::byte*>(taken);
+  }
+  std::byte* SlotsOf(int warp) { return memory + sizeof(WarpSlots) * static_cast<size_t>(warp); }
+  std::byte* EndOfStack(int thread) {
+    return memory + kSlots + kStackBytes * (static_cast<size_t>(thread) + 1);
+  }
+  std::byte* Shared() { return memory + kOwn + kMargin; }
   ~Machine() {
-    for (Fiber& f : fibers) {
-      if (f.stack != nullptr) munmap(f.stack, kStackBytes);
-    }
+    if (memory != nullptr) munmap(memory, kAll);
   }
 };
+static_assert(Machine::kSlots % 4096 == 0 && Machine::kOwn % 1024 == 0);
 
 Machine& TheMachine() {
-  static thread_local Machine machine;
-  return machine;
+  static thread_local const auto machine = std::make_unique<Machine>();
+  return *machine;
 }
 
 [[noreturn]] void Refuse(const char* what, const std::string& why) {
@@ -105,7 +127,7 @@ Machine& TheMachine() {
 
 void Yield(State state) {
   Machine& m = TheMachine();
-  Fiber& f = m.fibers[m.current];
+  Fiber& f = m.fibers[static_cast<size_t>(m.current)];
   f.state = state;
   fuselm_switch(&f.sp, m.scheduler);
 }
@@ -117,15 +139,9 @@ void Yield(State state) {
   std::abort();
 }
 
-void Start(Fiber& f) {
-  if (f.stack == nullptr) {
-    void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (stack == MAP_FAILED) throw Error(ErrorCode::kOutOfMemory, "emulator: no stack");
-    f.stack = static_cast<std::byte*>(stack);
-  }
+void Start(Fiber& f, std::byte* end_of_stack) {
   // Six registers, then the return address; at Entry the stack is as after a call.
-  auto* top = reinterpret_cast<void**>(f.stack + kStackBytes - 64);
+  auto* top = reinterpret_cast<void**>(end_of_stack - 64);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&Entry);
   for (int i = 0; i < 6; ++i) *--top = nullptr;
@@ -134,30 +150,62 @@ void Start(Fiber& f) {
 }
 
 void Resume(Machine& m, int thread) {
-  Fiber& f = m.fibers[thread];
-  if (!f.started) Start(f);
+  Fiber& f = m.fibers[static_cast<size_t>(thread)];
+  if (!f.started) Start(f, m.EndOfStack(thread));
   m.current = thread;
   place.thread_index = {static_cast<unsigned>(thread), 0, 0};
   f.state = State::kReady;
+  CheckThread(thread);
   fuselm_switch(&m.scheduler, f.sp);
+  CheckThread(-1);
+  m.current = -1;
 }
 
+// In which order blocks, warps and lanes run: forwards, backwards, or drawn.
+class Order {
+ public:
+  explicit Order(uint64_t seed) : random_(seed != 0), state_(seed) {}
+  bool random() const { return random_; }
+  uint32_t Draw(uint32_t below) {
+    state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<uint32_t>((state_ >> 33) % below);
+  }
+  // 0 to count - 1, at most 32.
+  std::array<uint8_t, kWarp> Of(int count, bool backwards) {
+    std::array<uint8_t, kWarp> order{};
+    for (int i = 0; i < count; ++i) {
+      order[static_cast<size_t>(i)] = static_cast<uint8_t>(backwards ? count - 1 - i : i);
+    }
+    for (int i = count - 1; random_ && i > 0; --i) {
+      std::swap(order[static_cast<size_t>(i)], order[Draw(static_cast<uint32_t>(i) + 1)]);
+    }
+    return order;
+  }
+
+ private:
+  const bool random_;
+  uint64_t state_;
+};
+
 // Runs a warp until all its lanes are done or at the block's barrier.
-void RunWarp(Machine& m, int warp, bool backwards) {
+void RunWarp(Machine& m, int warp, bool backwards, Order& order) {
   const int first = warp * kWarp, end = std::min(first + kWarp, m.threads);
   for (int i = first; i < end; ++i) {
     if (m.fibers[i].state == State::kPolling) m.fibers[i].state = State::kReady;
   }
   for (;;) {
+    const auto lanes = order.Of(end - first, backwards);
     for (int i = first; i < end; ++i) {
-      const int thread = backwards ? end - 1 - (i - first) : i;
+      const int thread = first + lanes[static_cast<size_t>(i - first)];
       if (m.fibers[thread].state == State::kReady) Resume(m, thread);
+      if (!m.failure.empty()) return;
     }
-    int at_warp = 0, at_block = 0, done = 0, polling = 0;
+    int at_warp = 0, syncs = 0, at_block = 0, done = 0, polling = 0;
     for (int i = first; i < end; ++i) {
       const State s = m.fibers[i].state;
       polling += s == State::kPolling;
       at_warp += s == State::kAtWarpBarrier;
+      syncs += s == State::kAtWarpBarrier && m.fibers[i].syncs;
       at_block += s == State::kAtBlockBarrier;
       done += s == State::kDone;
     }
@@ -167,11 +215,16 @@ void RunWarp(Machine& m, int warp, bool backwards) {
                   std::to_string(end - first) + " lanes (warp " + std::to_string(warp) + ")";
       return;
     }
+    if (syncs != 0 && syncs != at_warp) {
+      m.failure = "lanes of warp " + std::to_string(warp) + " are at different warp intrinsics";
+      return;
+    }
+    if (syncs != 0) CheckWarpBarrier(warp);
     for (int i = first; i < end; ++i) m.fibers[i].state = State::kReady;
   }
 }
 
-void RunBlock(Machine& m, bool backwards) {
+void RunBlock(Machine& m, bool backwards, Order& order) {
   for (Machine::Named& barrier : m.named) barrier = {};
   const int warps = (m.threads + kWarp - 1) / kWarp;
   for (int t = 0; t < m.threads; ++t) {
@@ -182,17 +235,21 @@ void RunBlock(Machine& m, bool backwards) {
     f.copies.clear();
   }
   for (int64_t idle = 0;;) {
+    const auto turns = order.Of(warps, backwards);
     for (int w = 0; w < warps; ++w) {
-      RunWarp(m, backwards ? warps - 1 - w : w, backwards);
+      if (order.random() && order.Draw(4) == 0) continue;  // lags behind
+      RunWarp(m, turns[static_cast<size_t>(w)], backwards, order);
       if (!m.failure.empty()) return;
     }
-    int waiting = 0, done = 0, polling = 0;
+    int ready = 0, waiting = 0, done = 0, polling = 0;
     for (int t = 0; t < m.threads; ++t) {
+      ready += m.fibers[t].state == State::kReady;  // of a warp that lags behind
       polling += m.fibers[t].state == State::kPolling;
       waiting += m.fibers[t].state == State::kAtBlockBarrier;
       done += m.fibers[t].state == State::kDone;
     }
     if (done == m.threads) return;
+    if (ready > 0) continue;
     if (polling > 0) {
       if (++idle < kMostPolls) continue;
       m.failure = std::to_string(polling) + " threads wait for a barrier in vain";
@@ -203,6 +260,7 @@ void RunBlock(Machine& m, bool backwards) {
                   std::to_string(m.threads) + " threads";
       return;
     }
+    CheckBlockBarrier();
     for (int t = 0; t < m.threads; ++t) m.fibers[t].state = State::kReady;
   }
 }
@@ -223,36 +281,47 @@ void CheckLaunch(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_li
 }
 
 void Run(dim3 grid, int threads, int64_t shared_bytes, int64_t shared_limit, const char* what,
-         void (*body)(void*), void* closure) {
+         void (*body)(void*), void* closure, uint64_t seed) {
   CheckLaunch(grid, threads, shared_bytes, shared_limit, what);
   Machine& m = TheMachine();
-  if (m.fibers.size() < static_cast<size_t>(threads)) {
-    m.fibers.resize(threads);
-    m.slots.resize((threads + kWarp - 1) / kWarp);
-  }
+  m.Take();
+  if (m.fibers.size() < static_cast<size_t>(threads)) m.fibers.resize(static_cast<size_t>(threads));
+  if (shared_bytes > static_cast<int64_t>(kMostShared))
+    Refuse(what, "more shared memory than emulated");
   m.threads = threads;
   m.body = body;
   m.closure = closure;
   m.failure.clear();
   place.grid = grid;
   place.block = dim3(static_cast<unsigned>(threads));
-  unsigned count = 0;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        place.block_index = {x, y, z};
-        m.shared.assign(static_cast<size_t>(shared_bytes) + 2048, std::byte{0xff});
-        RunBlock(m, count++ % 2 == 1);
-        if (!m.failure.empty()) Refuse(what, m.failure);
-      }
-    }
+  const auto shared = static_cast<size_t>(shared_bytes);
+  CheckBegins({m.memory, Machine::kOwn, m.Shared(), shared, kMargin}, what, grid, threads);
+  struct End {
+    ~End() { CheckEnds(); }
+  } const end;
+  Order order(seed);
+  const int64_t x = grid.x, y = grid.y, blocks = x * y * grid.z;
+  // i to (i * stride + start) % blocks is a permutation.
+  int64_t stride = 1, start = 0;
+  if (order.random()) {
+    const auto below = static_cast<uint32_t>(std::min<int64_t>(blocks, INT32_MAX));
+    start = order.Draw(below);
+    do {
+      stride = 1 + order.Draw(below);
+    } while (std::gcd(stride, blocks) != 1);
+  }
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t block = (i * stride + start) % blocks;
+    place.block_index = {static_cast<unsigned>(block % x), static_cast<unsigned>(block / x % y),
+                         static_cast<unsigned>(block / x / y)};
+    std::memset(m.Shared(), 0xff, std::min(shared + 1024, kMostShared));
+    CheckBlock(block);
+    RunBlock(m, i % 2 == 1, order);
+    if (!m.failure.empty()) Refuse(what, m.failure);
   }
 }
 
-void* DynamicShared() {
-  const auto at = reinterpret_cast<uintptr_t>(TheMachine().shared.data());
-  return reinterpret_cast<void*>((at + 1023) / 1024 * 1024);
-}
+void* DynamicShared() { return TheMachine().Shared(); }
 
 unsigned SharedAddress(const void* p) {
   return static_cast<unsigned>(static_cast<const std::byte*>(p) -
@@ -266,57 +335,69 @@ void Poll() { Yield(State::kPolling); }
 void NamedBarrier(int id, int threads, bool waits) {
   Machine::Named& barrier = TheMachine().named[id];
   const int64_t phase = barrier.phase;
-  if (++barrier.arrived == threads) {
+  const bool last = ++barrier.arrived == threads;
+  CheckNamedBarrier(id, last);
+  if (last) {
     barrier.arrived = 0;
     ++barrier.phase;
   }
   while (waits && barrier.phase == phase) Poll();
+  if (waits) CheckNamedBarrierPassed(id);
 }
 
 void SyncBlock() { Yield(State::kAtBlockBarrier); }
 
+void FailLaunch(const char* why) {
+  Machine& m = TheMachine();
+  if (m.current < 0) throw Error(ErrorCode::kDevice, std::string("cuda: ") + why);
+  m.failure = why;
+  Yield(State::kDone);
+  std::abort();
+}
+
 void CheckMask(unsigned mask) {
-  if (mask != 0xffffffffu) {
-    Machine& m = TheMachine();
-    m.failure = "a warp intrinsic with part of the mask";
-    Yield(State::kDone);
-  }
+  if (mask != 0xffffffffu) FailLaunch("a warp intrinsic with part of the mask");
 }
 
 void SyncWarp(unsigned mask) {
   CheckMask(mask);
+  Machine& m = TheMachine();
+  m.fibers[static_cast<size_t>(m.current)].syncs = true;
   Yield(State::kAtWarpBarrier);
 }
 
 const void* ExchangeBytes(const void* mine, size_t bytes) {
   Machine& m = TheMachine();
   const int thread = m.current;
-  Fiber& f = m.fibers[thread];
+  Fiber& f = m.fibers[static_cast<size_t>(thread)];
   // Two sets in turn: nobody can be two exchanges ahead of a lane that still reads.
   f.parity ^= 1;
-  std::byte* all = m.slots[thread / kWarp].bytes[f.parity];
+  std::byte* all = m.SlotsOf(thread / kWarp) + f.parity * sizeof(WarpSlots) / 2;
   if (bytes > kSlotBytes) std::abort();
   std::memcpy(all + static_cast<size_t>(thread % kWarp) * bytes, mine, bytes);
+  f.syncs = false;
   Yield(State::kAtWarpBarrier);
   return all;
 }
 
 void CopyLater(void* to, const void* from, int bytes) {
-  Fiber& f = TheMachine().fibers[TheMachine().current];
+  CheckCopyStarts(to, from, bytes, __builtin_return_address(0));
+  Fiber& f = TheMachine().fibers[static_cast<size_t>(TheMachine().current)];
   if (f.copies.empty()) f.copies.emplace_back();
   f.copies.back().push_back({to, from, bytes});
 }
 
 void CommitCopies() {
-  Fiber& f = TheMachine().fibers[TheMachine().current];
+  Fiber& f = TheMachine().fibers[static_cast<size_t>(TheMachine().current)];
   if (f.copies.empty()) f.copies.emplace_back();
   f.copies.emplace_back();
 }
 
 void WaitCopies(int under_way) {
-  Fiber& f = TheMachine().fibers[TheMachine().current];
+  Fiber& f = TheMachine().fibers[static_cast<size_t>(TheMachine().current)];
   while (f.copies.size() > static_cast<size_t>(under_way) + 1) {
     for (const Copy& c : f.copies.front()) {
+      CheckCopyDone(c.to, __builtin_return_address(0));
       std::memset(c.to, 0, 16);
       std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
     }

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "native/cuda/emulate/check.h"
 #include "native/cuda/emulate/world.h"
 
 using fuselm::emulate::Fatal;
@@ -103,6 +104,7 @@ World::World() {
   compute = static_cast<int>(Setting("FUSELM_EMULATED_COMPUTE", compute));
   memory = Setting("FUSELM_EMULATED_MEMORY", memory);
   fault_at = Setting("FUSELM_EMULATED_FAULT", 0);
+  schedule = static_cast<uint64_t>(Setting("FUSELM_EMULATED_SCHEDULE", 0));
   const char* path = std::getenv("FUSELM_EMULATED_LOG");
   log = path == nullptr ? "" : path;
 }
@@ -210,6 +212,7 @@ cudaError_t cudaMalloc(void** out, size_t bytes) {
     used += static_cast<int64_t>(pages);
     *out = start + pages - Rounded(bytes);
     world.memory_of_device[static_cast<std::byte*>(*out)] = {bytes, current};
+    fuselm::emulate::CheckAllocated(*out, bytes);
     return cudaSuccess;
   });
 }
@@ -220,6 +223,7 @@ cudaError_t cudaFree(void* memory) {
     const auto at = world.memory_of_device.find(static_cast<std::byte*>(memory));
     if (at == world.memory_of_device.end()) Fatal("cudaFree of what was not allocated");
     world.Drain();  // waits for the device
+    fuselm::emulate::CheckFreed(memory);
     const size_t pages = Pages(at->second.bytes);
     world.used[static_cast<size_t>(at->second.device)] -= static_cast<int64_t>(pages);
     munmap(static_cast<std::byte*>(memory) + Rounded(at->second.bytes) - pages, pages + kPage);
@@ -376,14 +380,16 @@ void EnqueueKernel(cudaStream_t stream, const char* what, dim3 blocks, int threa
   Call([&](World& world) {
     if (Of(stream).device != current) return cudaErrorInvalidResourceHandle;
     enqueues = true;
-    auto run = [&world, blocks, threads, shared_bytes, shared_limit, name = std::string(what),
-                body = std::move(body)]() mutable {
+    const bool drawn = world.schedule != 0 && Of(stream).device > 0;
+    auto run = [&world, drawn, blocks, threads, shared_bytes, shared_limit,
+                name = std::string(what), body = std::move(body)]() mutable {
       if (++world.kernels == world.fault_at) {
         return world.Fault(cudaErrorIllegalAddress, name + ": the access that was asked for");
       }
       Run(
           blocks, threads, shared_bytes, shared_limit, name.c_str(),
-          [](void* closure) { (*static_cast<std::function<void()>*>(closure))(); }, &body);
+          [](void* closure) { (*static_cast<std::function<void()>*>(closure))(); }, &body,
+          drawn ? world.schedule << 32 | static_cast<uint64_t>(world.kernels) : 0);
     };
     Of(stream).Add({.run = std::move(run)});
     return cudaSuccess;

@@ -10,8 +10,10 @@
 // Further, read when the plugin is opened: FUSELM_EMULATED_DRIVER=<13000>, 0 for none;
 // FUSELM_EMULATED_DEVICES=<1>; FUSELM_EMULATED_COMPUTE=<80>; FUSELM_EMULATED_MEMORY=<bytes>;
 // FUSELM_EMULATED_FAULT=<n>: the nth kernel makes an illegal access; FUSELM_EMULATED_LOG=<file> is
-// told of contexts as they are made. FUSELM_EMULATED_BREAK=waits makes streams wait for no event,
-// =staging lets whoever enqueues wait for no event: for the proof that tests would notice.
+// told of contexts as they are made. FUSELM_EMULATED_SCHEDULE=<seed>: on devices but the first,
+// blocks, warps and lanes run in an order drawn for each launch. FUSELM_EMULATED_BREAK=waits makes
+// streams wait for no event, =staging lets whoever enqueues wait for no event: for the proof that
+// tests would notice.
 #pragma once
 
 #include <cstddef>

@@ -50,7 +50,7 @@ struct World {
   std::mutex mutex;
   // Settings.
   bool late = false;
-  uint64_t random = 0;
+  uint64_t random = 0, schedule = 0;
   bool break_waits = false, break_staging = false;
   int driver = CUDART_VERSION, devices = 1, compute = 80;
   int64_t memory = int64_t{8} << 30, fault_at = 0;

@@ -67,9 +67,13 @@ export function cudaPlugin(): { level: string; plugin: string } | { reason: stri
   return { reason: `${real.reason}, and ${EMULATED} is not built (npm run build:cuda-emulated)` }
 }
 
-/** Buffers begin as NaN, and, emulated, end at an inaccessible page. */
-export function openCuda(plugin: string): Device {
-  return Device.open({ device: 'cuda', cudaPlugin: plugin, guard: true })
+/**
+ * Buffers begin as NaN, and, emulated, end at an inaccessible page.
+ * @param other where FUSELM_EMULATED_SCHEDULE is set, the device whose threads run in a drawn order
+ */
+export function openCuda(plugin: string, other = false): Device {
+  const drawn = other && process.env['FUSELM_EMULATED_SCHEDULE'] !== undefined
+  return Device.open({ device: drawn ? 'cuda:1' : 'cuda', cudaPlugin: plugin, guard: true })
 }
 
 export function closeDevice(device: Device): void {

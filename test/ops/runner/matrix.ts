@@ -49,7 +49,7 @@ class Levels {
     const devices = {
       level,
       main: openCuda(plugin),
-      others: [openCuda(plugin)],
+      others: [openCuda(plugin, true)],
       reference: this.get(best).main,
     }
     this.#open.set(level, devices)
