@@ -36,7 +36,7 @@ const runs = quick
   ? [matrix(checked), { files: ['test/cuda/shared-limit.test.ts', 'test/cuda/hopper.test.ts'], env: checked }]
   : [matrix(checked), matrix({ ...checked, ...hopper }), ...[1, 2, 3].map((seed) => matrix(drawn(seed)))]
 if (!quick && ops.length === 0) {
-  const files = ['device', 'hopper', 'products', 'shared-limit'].map((name) => `test/cuda/${name}`)
+  const files = ['device', 'hopper', 'int8', 'products', 'shared-limit'].map((name) => `test/cuda/${name}`)
   runs.push({ files, env: checked })
 }
 
