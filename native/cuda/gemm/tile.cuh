@@ -60,7 +60,7 @@ struct TileLoader {
       int64_t offset;
       if constexpr (kDown) {
         const int i0 = first + column * kChunk, inside = from.extent - i0;
-        limit[i] = inside > 0 ? min(inside * kItem, 16) : 16;
+        limit[i] = min((inside > 0 ? inside : from.extent) * kItem, 16);
         offset = (k0 + row) * from.stride + (inside > 0 ? i0 : 0);
       } else {
         offset = min(first + row, from.extent - 1) * from.stride + k0 + column * kChunk;
