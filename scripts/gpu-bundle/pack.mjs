@@ -99,7 +99,7 @@ function pack(sources) {
     filter: (file) => !/\.(map|d\.ts)$/.test(file),
   })
   for (const name of BENCHES) run(process.execPath, ['bench/run.mjs', name, '--compile'])
-  for (const part of ['bench/run.mjs', 'bench/peers', 'scripts/build.mjs']) {
+  for (const part of ['bench/run.mjs', 'bench/peers', 'scripts/build.mjs', 'test/cuda/order.mjs']) {
     cpSync(join(root, part), join(stage, part), { recursive: true })
   }
   for (const name of BENCHES) {
@@ -152,7 +152,7 @@ function check(ops) {
     buildCudaEmulated()
     const plugin = join(root, 'build/cuda-emulated/libfuselm_cuda_emulated.so')
     copyFileSync(plugin, join(unpacked, 'build/Release/libfuselm_cuda.so'))
-    const absent = runParts(['matrix', 'parity', 'builtin', 'hopper'], EMULATED)
+    const absent = runParts(['matrix', 'order', 'parity', 'builtin', 'hopper'], EMULATED)
     if (absent.length > 0) throw new Error(`emulated, and yet absent: ${absent.join(', ')}`)
   } finally {
     rmSync(folder, { recursive: true })

@@ -8,6 +8,7 @@
 #   cuda        the plugin by itself, without Node
 #   matrix      every op (or those named) on the GPU against float64 references, with what multiplies
 #               matrices here: cuBLASLt where it is found
+#   order       two queues, memory that they share and use again, uploads: values that waits decide
 #   parity      100 steps of training beside the CPU's losses, f32 and bf16
 #   shapes      attention and products at the sizes of real models; with builtin and hopper, so, too
 #   quickstart  examples/quickstart.ts on the GPU, 1,400 steps
@@ -28,7 +29,7 @@ parts=''
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case $1 in
     --seconds) seconds=$2; shift ;;
-    cuda|matrix|parity|shapes|quickstart|builtin|hopper|bench|bench-*|memcheck|racecheck|cpu) parts="$parts $1" ;;
+    cuda|matrix|order|parity|shapes|quickstart|builtin|hopper|bench|bench-*|memcheck|racecheck|cpu) parts="$parts $1" ;;
     *) echo "unknown part $1; see the head of run.sh" >&2; exit 2 ;;
   esac
   shift
@@ -110,6 +111,7 @@ if chosen cuda; then
   fi
 fi
 if chosen matrix; then part matrix on_gpu env FUSELM_LEVELS=cuda ./node test/ops/main.js "$@"; fi
+if chosen order; then part order on_gpu ./node test/cuda/order.mjs; fi
 if chosen parity; then part parity on_gpu ./node test/cuda/main.js parity "${FUSELM_PARITY_STEPS:-100}"; fi
 if chosen shapes; then part shapes on_gpu ./node test/cuda/main.js shapes; fi
 if chosen quickstart; then

@@ -1,5 +1,5 @@
 // node order.mjs: what two queues, their shared tensors, reused memory and uploads come to, each time
-// compared with what it must be; prints how many values were wrong. For the emulator's late streams
+// compared with what it must be; prints how many values were wrong, and exits 1 then. For the emulator's late streams
 // (test/cuda/streams.test.ts) and for a GPU.
 import { setTimeout } from 'node:timers/promises'
 import { Device, noGrad, ops, tensor, withDevice, withQueue, zeros } from 'fuselm'
@@ -69,3 +69,4 @@ await Promise.all(reads)
 for (const t of [now, counter, one]) t.dispose()
 await device.sync()
 console.log(`${wrong} wrong ${JSON.stringify(counts)}`)
+process.exitCode = wrong === 0 ? 0 : 1
