@@ -1,6 +1,7 @@
 // llama.cpp through node-llama-cpp, driven line by line (bench/generate.bench.ts): --folder where npm put
 // it, --model a GGUF file, --threads, --context.
-//   {"prompt": [ids], "tokens": n}   {"seconds": [to each token], "ids": [...], "probabilities": [...]}, greedily
+//   {"prompt": [ids], "tokens": n}   {"seconds": [to each token], "ids": [...]}, greedily
+//   with "likely": true, {..., "probabilities": [...]}, too, which takes it time
 
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -30,17 +31,19 @@ const contextSize = Number(values.context)
 const context = await model.createContext({ contextSize, batchSize: 512, threads, sequences: 1 })
 const sequence = context.getSequence()
 
-async function generate({ prompt, tokens }) {
+async function generate({ prompt, tokens, likely = false }) {
   await sequence.clearHistory()
   const seconds = []
   const ids = []
   const probabilities = []
   const started = performance.now()
-  const steps = sequence.evaluateWithMetadata(prompt, { confidence: true }, { temperature: 0 })
-  for await (const { token, confidence } of steps) {
+  const steps = likely
+    ? sequence.evaluateWithMetadata(prompt, { confidence: true }, { temperature: 0 })
+    : sequence.evaluate(prompt, { temperature: 0 })
+  for await (const step of steps) {
     seconds.push((performance.now() - started) / 1e3)
-    ids.push(token)
-    probabilities.push(confidence)
+    ids.push(likely ? step.token : step)
+    if (likely) probabilities.push(step.confidence)
     if (ids.length === tokens) break
   }
   return { seconds, ids, probabilities }

@@ -48,9 +48,12 @@ inline void GemvDots(const float* x, const Int8Weights& w, int64_t n, const Int8
       }
     };
     int64_t k = begin;
-    for (; k + kLanes <= end; k += kLanes)
+    for (; k + kLanes <= end; k += kLanes) {
+      // the rows that come next lie behind these
+      __builtin_prefetch(q + kN * (w.k + k));
       add([&](int64_t at) { return LoadInt8(q + at + k); },
           [&](int64_t at) { return Load(x + at + k); });
+    }
     if (k < end)
       add([&](int64_t at) { return LoadInt8N(q + at + k, end - k); },
           [&](int64_t at) { return LoadN(x + at + k, end - k); });
