@@ -11,7 +11,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { Decoder, Device, type Llama, quantize, Tokenizer } from 'fuselm'
+import { Decoder, Device, type Llama, quantize, referenceModels, Tokenizer } from 'fuselm'
 import { type Limits, measureLimits } from './limits.ts'
 import { type GgufDtype, writeGguf } from './peers/gguf.ts'
 import { findLlamaCpp, Peer } from './peers/peer.ts'
@@ -19,13 +19,7 @@ import { percentile } from './percentile.ts'
 
 /** Untied, so that the last layer is a Linear like the others. */
 const MODELS = {
-  '124M': {
-    vocabSize: 50304,
-    hiddenSize: 768,
-    numHiddenLayers: 12,
-    numAttentionHeads: 12,
-    intermediateSize: 2048,
-  },
+  '124M': referenceModels['124M'],
   '1B': {
     vocabSize: 32000,
     hiddenSize: 2048,
